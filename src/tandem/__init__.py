@@ -1,0 +1,1 @@
+"""tandem: trust-region on-policy distillation of language models."""

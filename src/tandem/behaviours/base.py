@@ -1,0 +1,59 @@
+"""What every behaviour is: a configuration that, called, says which law the next token has."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from tandem.settings import Settings
+from tandem.types import Author, Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """The next token's law: normalised fp32 `logp` [*, V] (−inf on forbidden ids), and per-token
+    `stats` [*] such as `exponent` and `kl_spent` (nats)."""
+
+    logp: Tensor
+    stats: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Behaviour(Settings, ABC):
+    """Which distribution the next token is drawn from. No state: time comes from the clock."""
+
+    kind: str
+
+    @abstractmethod
+    def __call__(
+        self,
+        *,
+        student_logp: Tensor,
+        teacher_logp: Tensor | None,
+        clock: Clock,
+        position: Tensor,
+    ) -> Law:
+        """The law at each prefix.
+
+        student_logp: [*, V] normalised canonical log p, fp32.
+        teacher_logp: [*, V] log q, or None when `needs_teacher(clock)` is false.
+        position: [*] index of the token in its response, from 0.
+        """
+
+    @abstractmethod
+    def needs_teacher(self, clock: Clock) -> bool:
+        """Whether the law at this clock reads the teacher; the engine frees its cache if not."""
+
+    @abstractmethod
+    def author(self, clock: Clock) -> Author:
+        """Whose tokens these are at this clock."""
+
+    def is_student(self, clock: Clock) -> bool:
+        """Whether the law at this clock is the student's own, exactly."""
+        return self.author(clock) is Author.STUDENT
+
+    def budget_at(self, clock: Clock) -> float | None:
+        """The KL budget in nats at this clock, for the log; None where the method has none."""
+        del clock
+        return None

@@ -1,0 +1,230 @@
+"""The records that pass between the rooms.
+
+Shape suffixes used throughout: N tokens of a batch, T tokens of one response, V shared vocabulary,
+K support size, H hidden size. Every per-token array is aligned to the token it *scores*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from enum import IntEnum
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+class Author(IntEnum):
+    """Whose law a response token was drawn from."""
+
+    STUDENT = 0
+    BLEND = 1
+    TEACHER = 2
+
+
+class Draw(IntEnum):
+    """Kinds of random draw; each (seed, sequence, position, kind) has one uniform of its own."""
+
+    SAMPLE = 0
+    DRAFT = 1
+    ACCEPT = 2
+    RESIDUAL = 3
+    GATE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Time as schedules see it: optimiser steps taken so far (from 0) and steps in the run."""
+
+    step: int
+    total_steps: int
+
+
+Ended = Literal["eos", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One response to be made. The two models may see different prompts.
+
+    `id` is the sequence's counter for random draws: unique within a run, so that results do not
+    depend on batching. `forced_ids` are emitted first instead of sampled tokens (a teacher
+    prefix, an off-policy row) and are recorded under `forced_author`.
+    """
+
+    id: int
+    student_ids: tuple[int, ...]
+    teacher_ids: tuple[int, ...]
+    teacher: str = "teacher"
+    forced_ids: tuple[int, ...] = ()
+    forced_author: Author = Author.TEACHER
+
+
+@dataclass(frozen=True, slots=True)
+class SignalSpec:
+    """Which quantities an objective needs per token; the engine records what it can of them."""
+
+    sampled: bool = False
+    student_topk: int = 0
+    teacher_topk: int = 0
+    teacher_entropy: bool = False
+    student_entropy: bool = False
+    dense: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherSignal:
+    """What is known of the teacher at N positions; absent parts are None.
+
+    Ids belong to the signal: they are chosen once (at rollout for the student's top-k) and never
+    selected again while training. All log-probs are fp32, canonical, over the shared vocabulary.
+
+    sampled_logp: [N] log q of the response token.
+    student_topk_ids: [N, K] ids of the student's K most likely tokens at rollout time.
+    student_topk_logp: [N, K] log q on those ids.
+    teacher_topk_ids, teacher_topk_logp: [N, K'] the teacher's own most likely tokens and log q.
+    entropy: [N] teacher entropy in nats over the shared vocabulary.
+    hidden: [N, H] the teacher's last hidden state (the dense part, before its head).
+    logp: [N, V] dense log q; exists for one chunk of tokens at a time, never for a whole batch.
+    """
+
+    sampled_logp: Tensor | None = None
+    student_topk_ids: Tensor | None = None
+    student_topk_logp: Tensor | None = None
+    teacher_topk_ids: Tensor | None = None
+    teacher_topk_logp: Tensor | None = None
+    entropy: Tensor | None = None
+    hidden: Tensor | None = None
+    logp: Tensor | None = None
+
+    def covers(self, spec: SignalSpec) -> bool:
+        """Whether every teacher part that `spec` asks for is present."""
+        dense = self.logp is not None or self.hidden is not None
+        return (
+            (not spec.sampled or self.sampled_logp is not None)
+            and (not spec.student_topk or self.student_topk_logp is not None)
+            and (not spec.teacher_topk or self.teacher_topk_logp is not None)
+            and (not spec.teacher_entropy or self.entropy is not None)
+            and (not spec.dense or dense)
+        )
+
+    def __getitem__(self, index: Tensor | slice) -> TeacherSignal:
+        return TeacherSignal(**{k: None if v is None else v[index] for k, v in _parts(self)})
+
+    def to(self, device: torch.device) -> TeacherSignal:
+        return TeacherSignal(**{k: None if v is None else v.to(device) for k, v in _parts(self)})
+
+    @staticmethod
+    def cat(signals: Sequence[TeacherSignal]) -> TeacherSignal:
+        """Concatenate along N; a part survives only where every signal has it."""
+        return _cat(TeacherSignal, signals)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """N response tokens with what was known when they were drawn.
+
+    ids: [N] the token. sequence: [N] request id. position: [N] index in the response, from 0.
+    behaviour_logp, student_logp: [N] fp32 log mu(y), log p(y) at rollout time. author: [N] Author.
+    policy_version: [N] optimiser steps the student had taken when it drew the token.
+    student_entropy: [N] nats at rollout time, when the objective asked for it.
+    """
+
+    ids: Tensor
+    sequence: Tensor
+    position: Tensor
+    behaviour_logp: Tensor
+    student_logp: Tensor
+    author: Tensor
+    policy_version: Tensor
+    student_entropy: Tensor | None = None
+
+    def __len__(self) -> int:
+        return int(self.ids.shape[0])
+
+    def __getitem__(self, index: Tensor | slice) -> TokenBatch:
+        return TokenBatch(**{k: None if v is None else v[index] for k, v in _parts(self)})
+
+    def to(self, device: torch.device) -> TokenBatch:
+        return TokenBatch(**{k: None if v is None else v.to(device) for k, v in _parts(self)})
+
+    @staticmethod
+    def cat(batches: Sequence[TokenBatch]) -> TokenBatch:
+        return _cat(TokenBatch, batches)
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One finished response: T tokens (an end-of-sequence token included) and their record.
+
+    `stats` holds per-token statistics of the behaviour, [T] each (`exponent`, `kl_spent`).
+    `teacher_logp` is None where no teacher was consulted. `ended`: the shared end token was
+    drawn, or the length limit was reached.
+    """
+
+    request: Request
+    ids: Tensor
+    behaviour_logp: Tensor
+    student_logp: Tensor
+    teacher_logp: Tensor | None
+    author: Tensor
+    policy_version: int
+    ended: Ended
+    stats: dict[str, Tensor] = field(default_factory=dict)
+    signal: TeacherSignal = field(default_factory=TeacherSignal)
+    student_entropy: Tensor | None = None
+
+    def __len__(self) -> int:
+        return int(self.ids.shape[0])
+
+    def tokens(self) -> TokenBatch:
+        """The response as a batch of N = T tokens."""
+        n = len(self)
+        return TokenBatch(
+            ids=self.ids,
+            sequence=torch.full((n,), self.request.id, dtype=torch.int64),
+            position=torch.arange(n),
+            behaviour_logp=self.behaviour_logp,
+            student_logp=self.student_logp,
+            author=self.author,
+            policy_version=torch.full((n,), self.policy_version, dtype=torch.int64),
+            student_entropy=self.student_entropy,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How far and how sharply to sample. `temperature` 0 is greedy; it reshapes the behaviour's
+    law (its recorded log-probs included), so training rollouts keep it at 1."""
+
+    max_new_tokens: int
+    temperature: float = 1.0
+
+
+def _parts(record: TeacherSignal | TokenBatch) -> list[tuple[str, Tensor | None]]:
+    # dataclasses.asdict would deep-copy every tensor.
+    return [(f.name, object.__getattribute__(record, f.name)) for f in fields(record)]
+
+
+def _cat(cls: type, records: Sequence) -> object:
+    columns: dict[str, Tensor | None] = {}
+    for f in fields(cls):
+        values = [object.__getattribute__(r, f.name) for r in records]
+        columns[f.name] = None if any(v is None for v in values) else torch.cat(values)
+    return cls(**columns)
+
+
+__all__ = [
+    "Author",
+    "Clock",
+    "Draw",
+    "Ended",
+    "Request",
+    "Rollout",
+    "Sampling",
+    "SignalSpec",
+    "TeacherSignal",
+    "TokenBatch",
+    "replace",
+]
