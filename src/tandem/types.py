@@ -6,10 +6,10 @@ K support size, H hidden size. Every per-token array is aligned to the token it 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
-from typing import Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -73,8 +73,37 @@ class SignalSpec:
     dense: bool = False
 
 
+class _Columns:
+    """Tensors that share their first dimension, some of them optional."""
+
+    __slots__ = ()
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        columns: dict[str, Any] = {}
+        for f in fields(self):  # pyright: ignore[reportArgumentType]  # subclasses are dataclasses
+            value = object.__getattribute__(self, f.name)
+            columns[f.name] = None if value is None else change(value)
+        return type(self)(**columns)
+
+    def __getitem__(self, rows: Tensor | slice) -> Self:
+        return self._map(lambda column: column[rows])
+
+    def to(self, device: torch.device) -> Self:
+        return self._map(lambda column: column.to(device))
+
+    @classmethod
+    def cat(cls, records: Sequence[Self]) -> Self:
+        """Concatenate along the first dimension; a part survives only where every record has it."""
+        columns: dict[str, Any] = {}
+        for f in fields(cls):  # pyright: ignore[reportArgumentType]
+            values = [object.__getattribute__(r, f.name) for r in records]
+            absent = any(v is None for v in values)
+            columns[f.name] = None if absent else torch.cat(values)
+        return cls(**columns)
+
+
 @dataclass(frozen=True, slots=True)
-class TeacherSignal:
+class TeacherSignal(_Columns):
     """What is known of the teacher at N positions; absent parts are None.
 
     Ids belong to the signal: they are chosen once (at rollout for the student's top-k) and never
@@ -109,20 +138,9 @@ class TeacherSignal:
             and (not spec.dense or dense)
         )
 
-    def __getitem__(self, index: Tensor | slice) -> TeacherSignal:
-        return TeacherSignal(**{k: None if v is None else v[index] for k, v in _parts(self)})
-
-    def to(self, device: torch.device) -> TeacherSignal:
-        return TeacherSignal(**{k: None if v is None else v.to(device) for k, v in _parts(self)})
-
-    @staticmethod
-    def cat(signals: Sequence[TeacherSignal]) -> TeacherSignal:
-        """Concatenate along N; a part survives only where every signal has it."""
-        return _cat(TeacherSignal, signals)
-
 
 @dataclass(frozen=True, slots=True)
-class TokenBatch:
+class TokenBatch(_Columns):
     """N response tokens with what was known when they were drawn.
 
     ids: [N] the token. sequence: [N] request id. position: [N] index in the response, from 0.
@@ -142,16 +160,6 @@ class TokenBatch:
 
     def __len__(self) -> int:
         return int(self.ids.shape[0])
-
-    def __getitem__(self, index: Tensor | slice) -> TokenBatch:
-        return TokenBatch(**{k: None if v is None else v[index] for k, v in _parts(self)})
-
-    def to(self, device: torch.device) -> TokenBatch:
-        return TokenBatch(**{k: None if v is None else v.to(device) for k, v in _parts(self)})
-
-    @staticmethod
-    def cat(batches: Sequence[TokenBatch]) -> TokenBatch:
-        return _cat(TokenBatch, batches)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,31 +208,3 @@ class Sampling:
 
     max_new_tokens: int
     temperature: float = 1.0
-
-
-def _parts(record: TeacherSignal | TokenBatch) -> list[tuple[str, Tensor | None]]:
-    # dataclasses.asdict would deep-copy every tensor.
-    return [(f.name, object.__getattribute__(record, f.name)) for f in fields(record)]
-
-
-def _cat(cls: type, records: Sequence) -> object:
-    columns: dict[str, Tensor | None] = {}
-    for f in fields(cls):
-        values = [object.__getattribute__(r, f.name) for r in records]
-        columns[f.name] = None if any(v is None for v in values) else torch.cat(values)
-    return cls(**columns)
-
-
-__all__ = [
-    "Author",
-    "Clock",
-    "Draw",
-    "Ended",
-    "Request",
-    "Rollout",
-    "Sampling",
-    "SignalSpec",
-    "TeacherSignal",
-    "TokenBatch",
-    "replace",
-]
