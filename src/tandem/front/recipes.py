@@ -1,0 +1,37 @@
+"""Finding a recipe: a file of the user's, or one of ours by name."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def own_recipes() -> dict[str, Path]:
+    """The recipes that come with tandem, by name.
+
+    In a wheel they lie inside the package; in a checkout, beside src/.
+    """
+    inside = _PACKAGE / "recipes"
+    folder = inside if inside.is_dir() else _PACKAGE.parents[1] / "recipes"
+    return {path.name.removesuffix(".yaml"): path for path in sorted(folder.glob("*.yaml"))}
+
+
+def recipe_path(name: str) -> Path:
+    """The file that `name` means: a path, or the name of a recipe that comes with tandem.
+
+    `recipes/arithmetic.yaml` and `arithmetic.yaml` are found too where no such file exists, so
+    that what the README says works without a clone.
+
+    Raises ValueError when there is neither, with the nearest name.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    own = own_recipes()
+    bare = name.removeprefix("recipes/").removesuffix(".yaml")
+    if bare in own:
+        return own[bare]
+    near = get_close_matches(Path(bare).name, own, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"ours are {', '.join(own)}"
+    raise ValueError(f"no recipe {name!r}: it is neither a file nor one of tandem's own; {hint}")

@@ -1,0 +1,177 @@
+"""report.html of a run: one self-contained page, a pure function of the run's folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tandem.studies.page import STYLE, facts, figure, table
+from tandem.studies.plots import RUN_PLOTS, Row, available
+
+SAMPLES_SHOWN = 12
+"""Samples of the last step that a report shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """What a run left behind, read once."""
+
+    path: Path
+    config: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    samples: list[dict[str, Any]]
+    environment: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.config.get("name", self.path.name))
+
+
+def read_run(path: Path) -> RunFolder:
+    """Read a run folder. Raises ValueError where `path` is none."""
+    if not (path / "config.yaml").is_file():
+        raise ValueError(f"{path} is not a run folder: it holds no config.yaml")
+    environment = path / "environment.json"
+    return RunFolder(
+        path=path,
+        config=yaml.safe_load((path / "config.yaml").read_text()),
+        metrics=_json_lines(path / "metrics.jsonl"),
+        samples=_json_lines(path / "samples.jsonl"),
+        environment=json.loads(environment.read_text()) if environment.is_file() else {},
+    )
+
+
+def write_report(path: Path) -> Path:
+    """Write `path`/report.html from the run folder `path`, and return where it lies."""
+    run = read_run(path)
+    target = path / "report.html"
+    target.write_text(run_page(run))
+    return target
+
+
+def run_page(run: RunFolder) -> str:
+    """The report of one run as HTML text."""
+    body = [_headline(run), _pictures({"run": run.metrics}), _samples(run), _details(run)]
+    return page(title=run.name, body="\n".join(body))
+
+
+def comparison_page(
+    runs: Mapping[str, RunFolder], *, title: str, header: Sequence[str], rows: Sequence[Row]
+) -> str:
+    """Several runs under one set of plots, above them a table with columns `header`.
+
+    `rows`: one mapping per line of the table, its keys those of `header`.
+    """
+    cells = [[str(row[name]) for name in header] for row in rows]
+    own = [run.path.name for run in runs.values()]
+    links = ", ".join(f'<a href="{escape(name)}/report.html">{escape(name)}</a>' for name in own)
+    body = [
+        f"<header><h1>{escape(title)}</h1></header>",
+        table(header, cells),
+        f"<p>One report per run: {links}.</p>",
+        _pictures({label: run.metrics for label, run in runs.items()}),
+    ]
+    return page(title=title, body="\n".join(body))
+
+
+def page(*, title: str, body: str) -> str:
+    """A whole HTML document."""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style></head>\n"
+        f"<body><main>\n{body}\n</main></body></html>\n"
+    )
+
+
+def evaluations(metrics: Sequence[Row]) -> list[Row]:
+    """The rows that hold an evaluation, in order."""
+    return [row for row in metrics if row.get("eval/pass@1") is not None]
+
+
+def _headline(run: RunFolder) -> str:
+    config = run.config
+    sentence = (
+        f"{_model(config, 'student')} learns from {_model(config, 'teacher')} on "
+        f"{_kind(config, 'task')}: behaviour {_kind(config, 'behaviour')}, "
+        f"objective {_kind(config, 'objective')}."
+    )
+    steps = max((row["step"] for row in run.metrics), default=0)
+    shown: list[tuple[str, str]] = []
+    scores = evaluations(run.metrics)
+    if scores:
+        shown.append((f"pass@1 at step {scores[0]['step']}", _interval(scores[0])))
+    if len(scores) > 1:
+        shown.append((f"pass@1 at step {scores[-1]['step']}", _interval(scores[-1])))
+    divergences = [row["train/reverse_kl"] for row in run.metrics if "train/reverse_kl" in row]
+    if divergences:
+        ends = f"{divergences[0]:.3f} → {divergences[-1]:.3f}"
+        shown.append(("reverse KL, nats per token", ends))
+    shown.append(("optimiser steps", str(steps)))
+    return f"<header><h1>{escape(run.name)}</h1><p>{escape(sentence)}</p></header>\n{facts(shown)}"
+
+
+def _interval(row: Row) -> str:
+    text = f"{100 * row['eval/pass@1']:.1f} %"
+    if row.get("eval/pass@1_low") is None:
+        return text
+    return f"{text} [{100 * row['eval/pass@1_low']:.1f}, {100 * row['eval/pass@1_high']:.1f}]"
+
+
+def _model(config: Row, role: str) -> str:
+    return str(config.get(role, {}).get("path", role))
+
+
+def _kind(config: Row, part: str) -> str:
+    return str(config.get(part, {}).get("kind", "unknown"))
+
+
+def _pictures(runs: Mapping[str, Sequence[Row]]) -> str:
+    drawn = [figure(plot, runs) for plot in RUN_PLOTS if available(plot, runs)]
+    if not drawn:
+        return "<p>No metrics were logged.</p>"
+    return f'<section class="plots">{"".join(drawn)}</section>'
+
+
+def _samples(run: RunFolder) -> str:
+    if not run.samples:
+        return ""
+    last = max(sample.get("step", 0) for sample in run.samples)
+    shown = [s for s in run.samples if s.get("step", 0) == last][:SAMPLES_SHOWN]
+    items = "".join(_sample(sample) for sample in shown)
+    return f"<h2>Samples of step {last}</h2>\n<section>{items}</section>"
+
+
+def _sample(sample: Row) -> str:
+    skipped = ("prompt", "completion", "step")
+    marks = [f"{k}: {_plain(v)}" for k, v in sample.items() if k not in skipped]
+    return (
+        f'<article class="sample"><pre class="prompt">{escape(str(sample.get("prompt", "")))}</pre>'
+        f"<pre>{escape(str(sample.get('completion', '')))}</pre>"
+        f"<p>{escape(' · '.join(marks))}</p></article>"
+    )
+
+
+def _plain(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _details(run: RunFolder) -> str:
+    config = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
+    environment = json.dumps(run.environment, indent=2, ensure_ascii=False)
+    return (
+        f"<details><summary>Configuration</summary><pre>{escape(config)}</pre></details>\n"
+        f"<details><summary>Environment</summary><pre>{escape(environment)}</pre></details>"
+    )
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
