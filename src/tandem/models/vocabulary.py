@@ -1,0 +1,134 @@
+"""One vocabulary for two models: shared ids, and one shared end of sequence.
+
+Base students and chat teachers end with different ids, and each may have several. Before any
+sampling and any divergence every model's end probability is moved onto one slot (arXiv
+2605.31159, "EOS canonicalisation"; the rule for sets of ids is ours).
+Shapes: R rows of a head, V shared vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from tandem.models.loading import LoadedModel, locate
+
+NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """The vocabulary both models speak: ids 0 … size−1, ended by `end_id`.
+
+    student_end_ids, teacher_end_ids: each model's own set; ids of either beyond `size` are legal.
+    notes: differences that do no harm, for the doctor.
+    """
+
+    size: int
+    end_id: int
+    student_end_ids: tuple[int, ...]
+    teacher_end_ids: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def aliases(self) -> tuple[int, ...]:
+        """End ids of either model, other than the shared one: they never occur in a response."""
+        union = {*self.student_end_ids, *self.teacher_end_ids}
+        return tuple(sorted(union - {self.end_id}))
+
+
+def align(student: LoadedModel, teacher: LoadedModel | None) -> Alignment:
+    """The shared vocabulary of a student and its teacher (or of a model alone).
+
+    Its size is the smallest of both heads' rows and both tokenizers' highest ids + 1. Raises
+    ValueError, naming some of the differing ids, where the tokenizers disagree on any id of it.
+    """
+    spoken = _spelling(student.tokenizer)
+    size = min(student.rows, max(spoken) + 1)
+    notes: list[str] = []
+    if teacher is not None:
+        taught = _spelling(teacher.tokenizer)
+        size = min(size, teacher.rows, max(taught) + 1)
+        _refuse_different(spoken, taught, size, student.settings.path, teacher.settings.path)
+        notes = [
+            f"{count} {whose} tokens from id {size} on are outside the shared vocabulary"
+            for whose, vocabulary in (("student", spoken), ("teacher", taught))
+            if (count := sum(i >= size for i in vocabulary))
+        ]
+        if student.rows != teacher.rows:
+            notes.append(
+                f"the heads have {student.rows} (student) and {teacher.rows} (teacher) rows: "
+                f"both are cut to the shared {size}"
+            )
+    end_id = student.end_ids[0]
+    if end_id >= size:
+        raise ValueError(
+            f"the student's first end id {end_id} is outside the shared vocabulary of {size} ids: "
+            "name another one first in end_ids"
+        )
+    return Alignment(
+        size=size,
+        end_id=end_id,
+        student_end_ids=student.end_ids,
+        teacher_end_ids=() if teacher is None else teacher.end_ids,
+        notes=tuple(notes),
+    )
+
+
+def canonicalise(logits: Tensor, *, own_end_ids: tuple[int, ...], alignment: Alignment) -> Tensor:
+    """Logits [..., R] of one model as logits [..., V] over the shared vocabulary.
+
+    The shared slot holds the logsumexp of this model's own end ids; the aliases are −inf in both
+    models; everything else is unchanged, so a softmax moves the end's whole probability onto the
+    slot and keeps the ratios of all other ids. Differentiable; the input is not modified.
+    """
+    shared = logits[..., : alignment.size]
+    slot, aliases = alignment.end_id, [i for i in alignment.aliases if i < alignment.size]
+    renamed = set(own_end_ids) != {slot}
+    if not renamed and not aliases:
+        return shared
+    own = logits[..., list(own_end_ids)]
+    end = own.logsumexp(-1, keepdim=True) if len(own_end_ids) > 1 else own
+    masked = end.new_full((), -torch.inf).expand(*end.shape[:-1], len(aliases))
+    ids = torch.tensor([slot, *aliases], device=logits.device)
+    # One indexed copy for slot and aliases together: the vocabulary is read and written once.
+    return shared.index_copy(-1, ids, torch.cat([end, masked], -1))
+
+
+def same_weights(a: LoadedModel, b: LoadedModel) -> bool:
+    """Whether two models are one and the same: the same source, or equal parameters (compared in
+    the narrower of their dtypes). A teacher equal to its student teaches nothing."""
+    here, there = locate(a.settings.path), locate(b.settings.path)
+    if here == there or (Path(here).is_dir() and Path(here).resolve() == Path(there).resolve()):
+        return True
+    ours, theirs = a.model.state_dict(), b.model.state_dict()
+    if {k: v.shape for k, v in ours.items()} != {k: v.shape for k, v in theirs.items()}:
+        return False
+    for name, left in ours.items():
+        right = theirs[name]
+        narrow = min(left.dtype, right.dtype, key=lambda dtype: dtype.itemsize)
+        if not torch.equal(left.to(narrow).cpu(), right.to(narrow).cpu()):
+            return False
+    return True
+
+
+def _spelling(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    return {i: token for token, i in tokenizer.get_vocab().items()}
+
+
+def _refuse_different(
+    spoken: dict[int, str], taught: dict[int, str], size: int, student: str, teacher: str
+) -> None:
+    differing = [i for i in range(size) if spoken.get(i) != taught.get(i)]
+    if not differing:
+        return
+    named = ", ".join(f"{i} ({spoken.get(i)!r} / {taught.get(i)!r})" for i in differing[:NAMED])
+    raise ValueError(
+        f"the tokenizers of student {student!r} and teacher {teacher!r} differ on "
+        f"{len(differing)} of {size} shared ids, such as {named}: "
+        "use two models with one tokenizer"
+    )
