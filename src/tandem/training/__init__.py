@@ -1,0 +1,1 @@
+"""Training: configuration, the step module, the loop, checkpoints and what a run leaves behind."""
