@@ -1,0 +1,1 @@
+"""Pure torch mathematics: no input or output, no models, no configuration."""
