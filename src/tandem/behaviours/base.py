@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -23,7 +24,8 @@ class Law:
 class Behaviour(Settings, ABC):
     """Which distribution the next token is drawn from. No state: time comes from the clock."""
 
-    kind: str
+    # A Literal string in each method; `str` here could not be narrowed by a mutable attribute.
+    kind: Any
 
     @abstractmethod
     def __call__(
@@ -52,6 +54,11 @@ class Behaviour(Settings, ABC):
     def is_student(self, clock: Clock) -> bool:
         """Whether the law at this clock is the student's own, exactly."""
         return self.author(clock) is Author.STUDENT
+
+    def is_always_student(self) -> bool:
+        """Whether `is_student` holds at every clock: what a loss that reads the sampled token
+        without a weight relies on. False unless a method knows better."""
+        return False
 
     def budget_at(self, clock: Clock) -> float | None:
         """The KL budget in nats at this clock, for the log; None where the method has none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,8 @@ class TokenLoss:
 class Objective(Settings, ABC):
     """The per-token loss. Written as if full logits were there; called chunk by chunk."""
 
-    kind: str
+    # A Literal string in each method; `str` here could not be narrowed by a mutable attribute.
+    kind: Any
 
     @abstractmethod
     def needs(self) -> SignalSpec:
