@@ -76,18 +76,16 @@ def available(plot: Plot, runs: Mapping[str, Sequence[Row]]) -> bool:
 def draw(plot: Plot, runs: Mapping[str, Sequence[Row]]) -> str:
     """The plot as SVG text; `runs` maps a label to the rows of a metrics.jsonl.
 
-    With one run the lines have colours of their own; with several the colour is the run's and
-    only the plot's first line is told apart from the others by its dash.
+    One run shows every line of the plot; several runs show the first line of each.
     """
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": f"tandem {plot.title}"}):
         figure = Figure(figsize=_SIZE, layout="constrained")
         axes = figure.add_subplot()
         for number, (name, rows) in enumerate(runs.items()):
-            for index, line in enumerate(plot.lines):
-                colour = COLOURS[(index if len(runs) == 1 else number) % len(COLOURS)]
-                label = line.label if len(runs) == 1 else f"{name}: {line.label}"
-                if len(runs) > 1 and len(plot.lines) == 1:
-                    label = name
+            # Several runs are compared by their first line; more would be a tangle.
+            for index, line in enumerate(plot.lines if len(runs) == 1 else plot.lines[:1]):
+                colour = COLOURS[max(index, number) % len(COLOURS)]
+                label = line.label if len(runs) == 1 else name
                 _curve(axes, line, rows, colour=colour, label=label, markers=plot.markers)
         _frame(axes, plot)
         buffer = io.BytesIO()
@@ -115,7 +113,7 @@ def _curve(
 def _frame(axes: Axes, plot: Plot) -> None:
     axes.set_title(plot.unit, color="#555b66")
     axes.set_xlabel("optimiser step")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     _, high = axes.get_ylim()
     if plot.floor is not None and plot.ceiling is not None:
         span = plot.ceiling - plot.floor

@@ -1,0 +1,182 @@
+"""What commonly ruins a distillation run, looked at before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from transformers import PreTrainedTokenizerBase
+
+from tandem.models.loading import DTYPES, LoadedModel
+from tandem.models.prompts import encode_prompt
+from tandem.models.settings import ModelSettings
+from tandem.models.vocabulary import align, same_weights
+from tandem.tasks.base import Prompt
+from tandem.training.config import RunConfig
+
+Status = Literal["ok", "warn", "fail"]
+
+PROMPT_TAIL = 72
+"""Characters shown of the end of a prompt, where templates differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at. `fail`: the run cannot be right; `warn`: it may not be."""
+
+    name: str
+    status: Status
+    detail: str
+
+
+def examine(
+    config: RunConfig,
+    *,
+    student: LoadedModel,
+    teacher: LoadedModel,
+    prompts: Sequence[Prompt],
+) -> list[Check]:
+    """Every check of a run whose models are loaded.
+
+    prompts: the training split. Nothing is raised: what is wrong is a check that fails.
+    """
+    return [
+        _tokenizers(student, teacher),
+        _end_ids("student", student),
+        _end_ids("teacher", teacher),
+        _padded_rows(student, teacher),
+        _prompt("student", student, prompts),
+        _prompt("teacher", teacher, prompts),
+        _same_model(student, teacher),
+        _dtype("student", student),
+        _dtype("teacher", teacher),
+        _lengths(config, student, teacher, prompts),
+        _context("student", config, student),
+        _context("teacher", config, teacher),
+    ]
+
+
+def refuse_failed(checks: Sequence[Check]) -> None:
+    """Raise ValueError with the first check that failed."""
+    for check in checks:
+        if check.status == "fail":
+            raise ValueError(f"{check.name}: {check.detail}")
+
+
+def _tokenizers(student: LoadedModel, teacher: LoadedModel) -> Check:
+    try:
+        alignment = align(student, teacher)
+    except ValueError as error:
+        return Check("tokenizers", "fail", str(error))
+    notes = "".join(f"; {note}" for note in alignment.notes)
+    return Check("tokenizers", "ok", f"{alignment.size} ids mean the same to both models{notes}")
+
+
+def _end_ids(role: str, loaded: LoadedModel) -> Check:
+    named = ", ".join(f"{i} {_token(loaded.tokenizer, i)}" for i in loaded.end_ids)
+    own = loaded.tokenizer.eos_token_id
+    detail = f"{named} (emitted first: {loaded.end_ids[0]})" if role == "student" else named
+    if own not in loaded.end_ids:
+        # Not wrong by itself: base tokenizers often name the chat model's end.
+        detail += f"; the tokenizer names {own}, which is not used"
+    return Check(f"{role} end ids", "ok", detail)
+
+
+def _token(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
+    return repr(tokenizer.convert_ids_to_tokens(token_id))
+
+
+def _padded_rows(student: LoadedModel, teacher: LoadedModel) -> Check:
+    known = max(student.tokenizer.get_vocab().values()) + 1
+    detail = (
+        f"{student.rows} student and {teacher.rows} teacher rows for {known} tokens: only shared "
+        "ids are ever sampled or compared"
+    )
+    return Check("padded rows", "ok", detail)
+
+
+def _prompt(role: str, loaded: LoadedModel, prompts: Sequence[Prompt]) -> Check:
+    name = f"{role} prompt"
+    if not prompts:
+        return Check(name, "fail", "the task has no training prompts; check its source and split")
+    try:
+        ids = encode_prompt(loaded, prompts[0])
+    except ValueError as error:
+        return Check(name, "fail", str(error))
+    text = str(loaded.tokenizer.decode(list(ids), skip_special_tokens=False))
+    tail = text if len(text) <= PROMPT_TAIL else f"…{text[-PROMPT_TAIL:]}"
+    settings = loaded.settings
+    detail = f"{settings.prompt}, ends {tail!r}"
+    if settings.prompt == "chat" and settings.thinking is None and _reads_thinking(loaded):
+        return Check(name, "warn", f"{detail}; its template reads thinking, which is not set")
+    return Check(name, "ok", detail)
+
+
+def _reads_thinking(loaded: LoadedModel) -> bool:
+    template = loaded.tokenizer.chat_template
+    return template is not None and "enable_thinking" in str(template)
+
+
+def _same_model(student: LoadedModel, teacher: LoadedModel) -> Check:
+    if same_weights(student, teacher):
+        return Check(
+            "two models", "warn", "teacher and student are equal: there is nothing to learn"
+        )
+    sizes = [
+        sum(parameter.numel() for parameter in loaded.model.parameters())
+        for loaded in (student, teacher)
+    ]
+    return Check("two models", "ok", f"{sizes[0]:,} and {sizes[1]:,} parameters, not equal")
+
+
+def _dtype(role: str, loaded: LoadedModel) -> Check:
+    used = {str(p.dtype).removeprefix("torch.") for p in loaded.model.parameters()}
+    asked = str(DTYPES[loaded.settings.dtype]).removeprefix("torch.")
+    if used == {asked}:
+        return Check(f"{role} dtype", "ok", asked)
+    found = ", ".join(sorted(used))
+    return Check(f"{role} dtype", "fail", f"{asked} was asked for, the weights are {found}")
+
+
+def _lengths(
+    config: RunConfig, student: LoadedModel, teacher: LoadedModel, prompts: Sequence[Prompt]
+) -> Check:
+    limit = config.rollout.max_prompt_tokens
+    try:
+        lengths = [
+            max(len(encode_prompt(student, prompt)), len(encode_prompt(teacher, prompt)))
+            for prompt in prompts
+        ]
+    except ValueError as error:
+        return Check("prompt lengths", "fail", str(error))
+    dropped = sum(length > limit for length in lengths)
+    if dropped == len(lengths):
+        detail = f"all {dropped} prompts are longer than max_prompt_tokens {limit}; raise it"
+        return Check("prompt lengths", "fail", detail)
+    detail = (
+        f"longest {max(lengths)} of at most {limit} tokens, {dropped} of {len(lengths)} dropped"
+    )
+    return Check("prompt lengths", "warn" if dropped else "ok", detail)
+
+
+def _context(role: str, config: RunConfig, loaded: LoadedModel) -> Check:
+    need = config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
+    have = loaded.model.config.get_text_config().to_dict().get("max_position_embeddings")
+    if have is None:
+        return Check(f"{role} context", "ok", f"{need} tokens asked for; the model states no limit")
+    if need > have:
+        detail = (
+            f"max_prompt_tokens + max_new_tokens is {need}, but the model was made for {have}; "
+            "lower one of them"
+        )
+        return Check(f"{role} context", "fail", detail)
+    return Check(f"{role} context", "ok", f"{need} of {have} tokens")
+
+
+def describe(settings: ModelSettings) -> str:
+    """One line on how a model is loaded and spoken to."""
+    speech = settings.prompt
+    if settings.thinking is not None:
+        speech += f", thinking {'on' if settings.thinking else 'off'}"
+    return f"{settings.path} ({settings.dtype}, {settings.attention}, {speech})"
