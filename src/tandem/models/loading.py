@@ -115,7 +115,7 @@ def refuse_unserved(config: PreTrainedConfig, *, name: str) -> None:
         problem = f"has sliding-window attention (window {fields['sliding_window']})"
     elif text.model_type in RECURRENT:
         problem = "keeps a recurrent state instead of a key-value cache"
-    elif fields.get("alibi"):
+    elif text.model_type in ALIBI or fields.get("alibi"):
         problem = "takes positions from its mask (ALiBi)"
     if problem is not None:
         raise ValueError(
@@ -123,6 +123,8 @@ def refuse_unserved(config: PreTrainedConfig, *, name: str) -> None:
             "serve yet: use a decoder whose layers all have full attention, such as Qwen3 or Llama"
         )
 
+
+ALIBI = frozenset({"bloom", "mpt"})
 
 # Types that do not declare their recurrence in `layer_types`.
 RECURRENT = frozenset(

@@ -1,0 +1,133 @@
+"""A speaker's body and head against the model's own forward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from tandem.models.heads import HeadForm, head_form
+from tandem.models.speaker import Speaker
+from tandem.models.vocabulary import Alignment
+
+FAMILIES = ["qwen3", "llama", "gemma2", "cohere", "granite", "hyperclovax", "phi"]
+
+WHOLE = Alignment(size=37, end_id=1, student_end_ids=(1,))
+
+
+def speaker_of(model: PreTrainedModel, alignment: Alignment = WHOLE) -> Speaker:
+    return Speaker(model, own_end_ids=alignment.student_end_ids, alignment=alignment)
+
+
+def some_ids(*shape: int) -> torch.Tensor:
+    return torch.randint(2, 37, shape, generator=torch.Generator().manual_seed(3))
+
+
+def positions_of(ids: torch.Tensor) -> torch.Tensor:
+    return torch.arange(ids.shape[1]).expand_as(ids)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_body_and_head_apart_give_the_models_own_logits(family: str, make_model: Any) -> None:
+    model = make_model(family)
+    speaker, ids = speaker_of(model), some_ids(2, 7)
+    found = speaker.logits(speaker.hidden(ids, positions_of(ids)))
+    torch.testing.assert_close(found, model(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_forms_that_are_not_linear_matter_in_the_test_above(make_model: Any) -> None:
+    for family in ("gemma2", "cohere", "granite", "hyperclovax"):
+        model = make_model(family)
+        speaker, ids = speaker_of(model), some_ids(1, 5)
+        raw = speaker.head(speaker.hidden(ids, positions_of(ids)))
+        assert float((raw - model(input_ids=ids).logits).abs().max()) > 0.1
+    assert make_model("phi").lm_head.bias.abs().max() > 0.1
+
+
+def test_scale_and_cap_by_hand() -> None:
+    raw = torch.tensor([2.0, -4.0])
+    torch.testing.assert_close(HeadForm(scale=0.5)(raw), torch.tensor([1.0, -2.0]))
+    expected = 3 * torch.tensor([2 / 3, -4 / 3]).tanh()
+    torch.testing.assert_close(HeadForm(cap=3.0)(raw), expected)
+    assert HeadForm()(raw) is raw
+
+
+def test_a_head_known_not_to_fit_is_refused_by_name(make_model: Any) -> None:
+    config = make_model().config.__class__()
+    config.model_type = "minicpm3"
+    with pytest.raises(ValueError, match=r"type minicpm3 .* divides the hidden state before the"):
+        head_form(config)
+
+
+def test_a_head_that_is_no_linear_layer_is_refused(make_model: Any) -> None:
+    model = make_model(tie_word_embeddings=False)
+    model.lm_head = torch.nn.Sequential(torch.nn.Linear(16, 37))
+    with pytest.raises(ValueError, match="head of Qwen3ForCausalLM is a Sequential, not a linear"):
+        speaker_of(model)
+
+
+@torch.no_grad()
+def test_logits_are_canonical_and_fp32_under_bf16_weights(make_model: Any) -> None:
+    model = make_model(dtype=torch.bfloat16)
+    alignment = Alignment(30, 1, (1,), (2, 1))
+    speaker = Speaker(model, own_end_ids=(2, 1), alignment=alignment)
+    hidden = torch.randn(3, 16).bfloat16()
+    logits, raw = speaker.logits(hidden), model.lm_head(hidden).float()
+    assert logits.dtype == torch.float32 and logits.shape == (3, speaker.vocabulary_size)
+    torch.testing.assert_close(logits[:, 1], raw[:, 1:3].logsumexp(-1))
+    assert torch.equal(logits[:, 3:], raw[:, 3:30]) and bool((logits[:, 2] == -torch.inf).all())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", ["qwen3", "llama", "cohere", "granite", "phi"])
+def test_cached_hidden_states_equal_uncached_ones_on_ragged_rows(
+    family: str, attention: str, make_model: Any
+) -> None:
+    model = make_model(family)
+    model.set_attn_implementation(attention)
+    speaker, ids = speaker_of(model), some_ids(2, 8)
+    lengths, prompt = torch.tensor([5, 3]), 5
+    # Right-padded prompts of 5 and 3, then three tokens each in slots 5 to 7: the row of three
+    # never attends to its two padding slots, and its positions run on without them.
+    cache = DynamicCache(config=model.config)
+    slots = torch.arange(8)
+    seen = (slots[None] < lengths[:, None]) | (slots[None] >= prompt)
+    causal = torch.ones(8, 8, dtype=torch.bool).tril()
+    mask = (causal[None] & seen[:, None])[:, None]
+    positions = torch.where(slots < prompt, slots, slots - prompt + lengths[:, None])
+    mask[1, 0, 3:5, 0] = True  # padding queries attend to something, so that they stay finite
+    speaker.hidden(ids[:, :5], positions[:, :5], mask=mask[:, :, :5, :5], cache=cache)
+    cached = [
+        speaker.hidden(
+            ids[:, t : t + 1],
+            positions[:, t : t + 1],
+            mask=mask[:, :, t : t + 1, : t + 1],
+            cache=cache,
+        )
+        for t in range(5, 8)
+    ]
+    for row, length in enumerate(lengths.tolist()):
+        alone = torch.cat([ids[row, :length], ids[row, 5:]])[None]
+        expected = speaker.hidden(alone, positions_of(alone))[0, -3:]
+        found = torch.cat(cached, 1)[row]
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_an_explicit_causal_mask_changes_nothing(attention: str, make_model: Any) -> None:
+    model = make_model()
+    model.set_attn_implementation(attention)
+    speaker, ids = speaker_of(model), some_ids(2, 6)
+    causal = torch.ones(6, 6, dtype=torch.bool).tril().expand(2, 1, 6, 6)
+    torch.testing.assert_close(
+        speaker.hidden(ids, positions_of(ids), mask=causal),
+        speaker.hidden(ids, positions_of(ids)),
+        rtol=1e-5,
+        atol=1e-5,
+    )
