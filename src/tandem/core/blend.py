@@ -1,0 +1,291 @@
+"""The geometric blend μ_β ∝ p^{1−β} q^β of student p and teacher q, and its exponent for a budget.
+
+Trust-Region Behavior Blending (arXiv 2605.31159) samples from the distribution closest to the
+teacher, in KL(μ‖q), among those with KL(μ‖p) ≤ ε. That is μ_β with the largest β in [0, 1] that
+fits. With r = log q − log p and A(β) = log Σ p e^{βr}: KL(μ_β‖p) = βA'(β) − A(β), A' = E_μ[r],
+and dKL/dβ = β Var_μ[r].
+
+The solver works on G(β) = √(2 KL), which is nearly straight near 0 (slope √Var_p r), and
+interpolates β as a cubic of G between the ends of a bracket, whose slopes come with each pass for
+free. Divergences here are measured from p restricted to the teacher's support: if the teacher lacks
+ids, KL starts at −log p(supp q) for β = 0⁺, and that part of the budget is spent at once.
+
+Shapes: N rows, V vocabulary, A rows still active. Passes over V run in torch on the inputs' device;
+the few numbers per row are kept in float64 on the host, which has to count the active rows anyway.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tandem.core.blend_passes import (
+    CENTRE_LIMIT,
+    Index,
+    Pair,
+    blend_moments,
+    centred,
+    copy_rows,
+    end_points,
+    pick,
+    to_host,
+    write_law,
+    write_top,
+)
+from tandem.core.bracket import Bracket, Flags, Rows
+
+# Relative and absolute tolerance on the KL spent. fp32 sums have a noise floor of about 2e-7, so
+# the search stops a little inside what is promised.
+RELATIVE, ABSOLUTE = 1e-3, 5e-7
+NOISE = 1.5e-7
+# After these many passes every other one halves the bracket; after the last, the feasible end.
+HALVE_AFTER, MAX_PASSES = 6, 24
+# Rows are worked on in chunks of this many elements: on a CPU the work buffers then stay in cache.
+CHUNK_CPU, CHUNK_OTHER = 2**18, 2**27
+
+
+@dataclass(frozen=True, slots=True)
+class BlendSolution:
+    """exponent [*] in [0, 1]; kl [*] = KL(μ‖p) in nats; logp [*, V] normalised log μ; passes [*]
+    int64, passes over V that the row's search took after the end-point pass."""
+
+    exponent: Tensor
+    kl: Tensor
+    logp: Tensor
+    passes: Tensor
+
+
+@torch.no_grad()
+def solve_blend(
+    *, student_logp: Tensor, teacher_logp: Tensor, budget: float | Tensor
+) -> BlendSolution:
+    """The blend of largest exponent β in [0, 1] with KL(μ_β‖p) ≤ ε, for each row.
+
+    student_logp, teacher_logp: [*, V] normalised log p and log q on one vocabulary, −inf on masked
+    ids. fp32 or fp64 are taken as they are; lower precisions are cast to fp32 and renormalised.
+    budget: ε in nats, a number or a tensor that broadcasts to [*].
+
+    In this order: ε ≤ 0 gives exponent 0, the student's own log-probs bit for bit; KL(q‖p) ≤ ε
+    gives exponent 1, the teacher (on the student's support, renormalised); otherwise the KL spent
+    is ε to within 1e-3·ε + 5e-7. For β > 0 the support is the intersection of both; where reaching
+    it already costs more than ε the exponent is 0.
+    Returns a `BlendSolution` in the inputs' precision (fp32 at least). No gradients.
+    Source: arXiv 2605.31159 (rule); inverse cubic Hermite on √(2 KL) is ours.
+    """
+    student, teacher = _as_rows(student_logp, teacher_logp)
+    lead = student_logp.shape[:-1]
+    allowed = _host_rows(budget, lead)
+    if np.isnan(allowed).any():
+        raise ValueError("budget is nan: give a number of nats, 0 for the student alone")
+    logp = torch.empty_like(student, memory_format=torch.contiguous_format)
+    result = _Result(*(np.zeros(len(student)) for _ in range(3)))
+    for rows in _chunks(student):
+        _solve_chunk(student[rows], teacher[rows], allowed[rows], logp[rows], result.part(rows))
+    return BlendSolution(
+        exponent=_to_device(result.exponent, logp).view(lead),
+        kl=_to_device(result.spent, logp).view(lead),
+        logp=logp.view(student_logp.shape),
+        passes=torch.from_numpy(result.passes.astype(np.int64)).view(lead).to(logp.device),
+    )
+
+
+@torch.no_grad()
+def blend_logp(
+    *, student_logp: Tensor, teacher_logp: Tensor, exponent: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    """(log μ_β [*, V], KL(μ_β‖p) [*] in nats) for a given exponent β in [0, 1].
+
+    student_logp, teacher_logp: [*, V] as for `solve_blend`. exponent: a number or a tensor that
+    broadcasts to [*]. Exponent 0 returns the student bit for bit; exponent 1 the teacher on the
+    student's support, renormalised. A row whose supports are disjoint has no blend, and is the
+    student whatever the exponent. Raises ValueError for an exponent outside [0, 1].
+    """
+    student, teacher = _as_rows(student_logp, teacher_logp)
+    lead = student_logp.shape[:-1]
+    wanted = _host_rows(exponent, lead)
+    if not ((wanted >= 0) & (wanted <= 1)).all():
+        wrong = wanted[~((wanted >= 0) & (wanted <= 1))][0]
+        raise ValueError(f"exponent {wrong:g} is outside [0, 1]: choose a weight in that range")
+    logp = torch.empty_like(student, memory_format=torch.contiguous_format)
+    spent = np.zeros(len(student))
+    for rows in _chunks(student):
+        _blend_chunk(student[rows], teacher[rows], wanted[rows], logp[rows], spent[rows])
+    return logp.view(student_logp.shape), _to_device(spent, logp).view(lead)
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What a chunk of rows writes: views into the arrays of all rows, [N] each."""
+
+    exponent: Rows
+    spent: Rows
+    passes: Rows
+
+    def part(self, rows: slice) -> _Result:
+        return _Result(self.exponent[rows], self.spent[rows], self.passes[rows])
+
+
+def _solve_chunk(p: Tensor, q: Tensor, allowed: Rows, logp: Tensor, result: _Result) -> None:
+    """Solve N rows into `logp` and `result`."""
+    pair = end_points(p, q)
+    room = _room(allowed, pair)
+    blended = (allowed > 0) & (room > 0)
+    at_top = blended & (pair.top_kl <= room)
+    inside = blended & ~at_top
+    result.exponent[at_top] = 1.0
+    result.spent[at_top] = (pair.top_kl + pair.lost)[at_top]
+    write_top(pair, at_top, logp)
+    for rows, dtype in _by_precision(pair, inside):
+        _search(pair, rows, room[rows], RELATIVE * allowed[rows], dtype, logp, result)
+    copy_rows(p, result.exponent == 0.0, logp)
+
+
+def _search(
+    pair: Pair,
+    rows: Index,
+    room: Rows,
+    relative: Rows,
+    dtype: torch.dtype,
+    logp: Tensor,
+    result: _Result,
+) -> None:
+    """Find the exponents of `rows`, strictly between the ends, and write their laws."""
+    p, r, log_mass = centred(pair, rows, dtype)
+    found = _Found(*(np.zeros(len(rows)) for _ in range(4)))
+    live, p_live, r_live = np.arange(len(rows)), p, r
+    bracket = _first_bracket(pair, rows, room)
+    tolerance = relative + ABSOLUTE - NOISE
+    for count in range(1, MAX_PASSES + 1):
+        beta = _trial(bracket, halve=count > HALVE_AFTER and count % 2 == 1, dtype=logp.dtype)
+        log_z, mean, variance = blend_moments(p_live, r_live, beta)
+        spent = beta * mean - log_z + log_mass[live]
+        below, close = spent <= room[live], np.abs(spent - room[live]) <= tolerance[live]
+        # What is kept is always feasible: a trial above the budget counts only if it is close.
+        found.keep(live, below | close, beta, spent, log_z)
+        found.passes[live] += 1
+        # A bracket without a number inside is as narrow as it gets: its feasible end is kept.
+        go_on = ~(close | (beta == bracket.low) | (beta == bracket.high))
+        if not go_on.any():
+            break
+        g = np.sqrt(2 * np.maximum(spent, 0.0))
+        bracket.shrink(at=beta, g=g, slope=beta * variance / np.maximum(g, 1e-150), below=below)
+        if not go_on.all():
+            still = np.flatnonzero(go_on)
+            live, bracket = live[still], bracket.keep(go_on)
+            p_live, r_live = pick(p_live, still), pick(r_live, still)
+    result.exponent[rows] = found.exponent
+    result.spent[rows] = np.where(found.exponent > 0, found.spent + pair.lost[rows], 0.0)
+    result.passes[rows] = found.passes
+    write_law(p, r, found.exponent, found.log_z, rows, logp)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The best feasible trial of each row so far, [N] each; exponent 0 until there is one."""
+
+    exponent: Rows
+    spent: Rows
+    log_z: Rows
+    passes: Rows
+
+    def keep(self, live: Index, which: Flags, beta: Rows, spent: Rows, log_z: Rows) -> None:
+        rows = live[which]
+        self.exponent[rows] = beta[which]
+        self.spent[rows] = np.maximum(spent[which], 0.0)
+        self.log_z[rows] = log_z[which]
+
+
+def _first_bracket(pair: Pair, rows: Index, room: Rows) -> Bracket:
+    """Exponents 0 and 1 with G = √(2 KL) and its slope at both."""
+    return Bracket(
+        low=np.zeros(len(rows)),
+        high=np.ones(len(rows)),
+        g_low=np.zeros(len(rows)),
+        g_high=np.sqrt(2 * pair.top_kl[rows]),
+        slope_low=pair.slope[rows],
+        slope_high=pair.top_slope[rows],
+        target=np.sqrt(2 * room),
+    )
+
+
+def _trial(bracket: Bracket, *, halve: bool, dtype: torch.dtype) -> Rows:
+    """The next exponents to try, as numbers of the precision in which they are returned."""
+    beta = _representable(bracket.halve() if halve else bracket.propose(), dtype)
+    at_end = (beta <= bracket.low) | (beta >= bracket.high)
+    if at_end.any():
+        beta = np.where(at_end, _representable(bracket.halve(), dtype), beta)
+    return beta
+
+
+def _blend_chunk(p: Tensor, q: Tensor, beta: Rows, logp: Tensor, spent: Rows) -> None:
+    """Blend N rows at given exponents into `logp` and `spent`."""
+    pair = end_points(p, q)
+    possible = (beta > 0) & np.isfinite(pair.lost)
+    at_top = possible & (beta == 1)
+    spent[at_top] = (pair.top_kl + pair.lost)[at_top]
+    write_top(pair, at_top, logp)
+    for rows, dtype in _by_precision(pair, possible & ~at_top):
+        p_rows, r_rows, log_mass = centred(pair, rows, dtype)
+        log_z, mean, _ = blend_moments(p_rows, r_rows, beta[rows])
+        spent[rows] = np.maximum(beta[rows] * mean - log_z + log_mass, 0.0) + pair.lost[rows]
+        write_law(p_rows, r_rows, beta[rows], log_z, rows, logp)
+    copy_rows(p, ~possible, logp)
+
+
+def _by_precision(pair: Pair, inside: Flags) -> list[tuple[Index, torch.dtype]]:
+    """The rows to blend, by the precision they need.
+
+    The KL is the difference βE_μ[r] − A(β), which loses digits where both are far from 0. Centring
+    r on E_p[r] cures that while the weights stay in fp32's range; the few rows beyond use fp64.
+    """
+    wide = inside & (-pair.mean > CENTRE_LIMIT[pair.p.dtype])
+    if not wide.any():
+        return [(np.flatnonzero(inside), pair.p.dtype)] if inside.any() else []
+    groups = [(np.flatnonzero(inside & ~wide), pair.p.dtype), (np.flatnonzero(wide), torch.float64)]
+    return [(rows, dtype) for rows, dtype in groups if len(rows)]
+
+
+def _room(allowed: Rows, pair: Pair) -> Rows:
+    """The budget left once the common support is paid for; nothing is left where it is empty."""
+    return np.where(np.isfinite(pair.lost), allowed - np.where(pair.lost < 0, 0, pair.lost), 0.0)
+
+
+def _as_rows(student_logp: Tensor, teacher_logp: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as [N, V] in one precision: fp64 if either is, else fp32."""
+    assert student_logp.shape == teacher_logp.shape, "student and teacher share one vocabulary"
+    double = torch.float64 in (student_logp.dtype, teacher_logp.dtype)
+    dtype = torch.float64 if double else torch.float32
+    shape = math.prod(student_logp.shape[:-1]), student_logp.shape[-1]
+    both = []
+    for logp in (student_logp, teacher_logp):
+        exact = logp.dtype in (torch.float32, torch.float64)
+        # Rounded log-probs no longer sum to one, by far more than the budget.
+        logp = logp.to(dtype) if exact else torch.log_softmax(logp.to(dtype), -1)
+        both.append(logp.reshape(shape))
+    return both[0], both[1]
+
+
+def _host_rows(value: float | Tensor, lead: torch.Size) -> Rows:
+    """A number or tensor, broadcast to the leading shape, as [N] on the host."""
+    if isinstance(value, Tensor):
+        return to_host(value.detach().broadcast_to(lead).reshape(-1))
+    return np.full(math.prod(lead), float(value))
+
+
+def _representable(beta: Rows, dtype: torch.dtype) -> Rows:
+    return beta if dtype == torch.float64 else beta.astype(np.float32).astype(np.float64)
+
+
+def _to_device(per_row: Rows, like: Tensor) -> Tensor:
+    return torch.from_numpy(per_row).to(like.device, like.dtype)
+
+
+def _chunks(table: Tensor) -> list[slice]:
+    """Row ranges of bounded size: the work buffers are a few times as large, whatever N is."""
+    elements = CHUNK_CPU if table.device.type == "cpu" else CHUNK_OTHER
+    step = max(1, elements // max(1, table.shape[-1]))
+    return [slice(start, start + step) for start in range(0, len(table), step)]
