@@ -1,0 +1,164 @@
+"""Responses from a student, its teachers, and a behaviour that says whose law the next token has.
+
+`Engine.generate` checks the requests, groups them by teacher, and runs each group through a
+`Session`. It keeps no state between calls: no cache, no generator.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from tandem.behaviours.base import Behaviour
+from tandem.rollout.lane import Lane
+from tandem.rollout.protocol import SpeakerLike
+from tandem.rollout.queue import Job
+from tandem.rollout.record import Recorder
+from tandem.rollout.session import Session
+from tandem.types import Clock, Request, Rollout, Sampling, SignalSpec
+
+Progress = Callable[[int, int], None]
+
+
+class Engine:
+    """Lock-step co-decoding of one student with any of several teachers.
+
+    slots: rows decoded at once, at most. Raises ValueError where a teacher does not speak the
+    student's vocabulary.
+    """
+
+    def __init__(
+        self, student: SpeakerLike, teachers: Mapping[str, SpeakerLike], *, slots: int
+    ) -> None:
+        if slots < 1:
+            raise ValueError(f"slots is {slots}: give the engine at least 1 row to decode")
+        for name, teacher in teachers.items():
+            spoken = (student.vocabulary_size, student.end_id)
+            taught = (teacher.vocabulary_size, teacher.end_id)
+            if spoken != taught:
+                raise ValueError(
+                    f"teacher {name!r} speaks (vocabulary size, end id) {taught} and the student "
+                    f"{spoken}: make both speakers from one alignment"
+                )
+        self.student, self.teachers, self.slots = student, dict(teachers), slots
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        *,
+        behaviour: Behaviour,
+        clock: Clock,
+        sampling: Sampling,
+        seed: int,
+        record: SignalSpec,
+        policy_version: int = 0,
+        on_progress: Progress | None = None,
+    ) -> list[Rollout]:
+        """One rollout per request, in their order, with CPU tensors that may meet autograd.
+
+        record: the per-token quantities to keep; teacher parts are kept where the behaviour
+        consults the teacher, and are None (its cache never made) where it does not.
+        on_progress: told (tokens, sequences) done so far, once per round.
+        Results depend on (seed, request), not on slots, order or company.
+        Raises ValueError for requests that cannot be served: see `check`.
+        """
+        taught = behaviour.needs_teacher(clock)
+        check(requests, sampling)
+        for request in requests:
+            self._check_fits(request, sampling, taught=taught)
+        groups: dict[str | None, list[Job]] = {}
+        for index, request in enumerate(requests):
+            groups.setdefault(request.teacher if taught else None, []).append(Job(index, request))
+        results: dict[int, Rollout] = {}
+        done = [0, 0]
+
+        def progress(tokens: int, sequences: int) -> None:
+            done[0] += tokens
+            done[1] += sequences
+            if on_progress is not None:
+                on_progress(done[0], done[1])
+
+        with torch.inference_mode():
+            for name, jobs in groups.items():
+                slots = min(self.slots, len(jobs))
+                speakers = [self.student] + ([] if name is None else [self.teachers[name]])
+                Session(
+                    jobs,
+                    [self._lane(jobs, k, s, slots, sampling) for k, s in enumerate(speakers)],
+                    behaviour=behaviour,
+                    clock=clock,
+                    sampling=sampling,
+                    seed=seed,
+                    recorder=Recorder(
+                        record,
+                        slots=slots,
+                        length=sampling.max_new_tokens,
+                        vocabulary=self.student.vocabulary_size,
+                    ),
+                    slots=slots,
+                    policy_version=policy_version,
+                    deliver=results.__setitem__,
+                ).run(progress)
+        return [results[index] for index in range(len(requests))]
+
+    def _lane(
+        self, jobs: list[Job], side: int, speaker: SpeakerLike, slots: int, sampling: Sampling
+    ) -> Lane:
+        prompts = [(job.request.student_ids, job.request.teacher_ids)[side] for job in jobs]
+        capacity = max(len(p) for p in prompts) + sampling.max_new_tokens - 1
+        return Lane(speaker, rows=slots, capacity=capacity)
+
+    def _check_fits(self, request: Request, sampling: Sampling, *, taught: bool) -> None:
+        """Refuse prompts that are empty, or too long for their model's context."""
+        sides = [("student", self.student, request.student_ids)]
+        if taught:
+            if request.teacher not in self.teachers:
+                known = ", ".join(map(repr, self.teachers)) or "none"
+                raise ValueError(
+                    f"request {request.id} asks for teacher {request.teacher!r}, but the engine "
+                    f"has {known}: name one of those, or add it to the engine"
+                )
+            teacher = self.teachers[request.teacher]
+            sides.append((f"teacher {request.teacher!r}", teacher, request.teacher_ids))
+        new = sampling.max_new_tokens
+        for name, speaker, prompt in sides:
+            if not prompt:
+                raise ValueError(
+                    f"request {request.id} has an empty prompt for the {name}: "
+                    "give it at least one token"
+                )
+            # The last token of a response is never fed.
+            needed, context = len(prompt) + new - 1, speaker.config.max_position_embeddings
+            if needed > context:
+                raise ValueError(
+                    f"request {request.id} can never fit the {name}: {len(prompt)} prompt tokens + "
+                    f"{new} new tokens − 1 = {needed} positions, and its context "
+                    f"(max_position_embeddings) is {context}: allow shorter prompts or fewer new "
+                    "tokens"
+                )
+
+
+def check(requests: Sequence[Request], sampling: Sampling) -> None:
+    """Refuse settings and requests that have no meaning, whatever the models are."""
+    if sampling.max_new_tokens < 1:
+        raise ValueError(
+            f"max_new_tokens is {sampling.max_new_tokens}: ask for at least 1 new token"
+        )
+    if not sampling.temperature >= 0.0:
+        raise ValueError(
+            f"temperature is {sampling.temperature}: give 0 (greedy) or a positive number"
+        )
+    repeated = [i for i, n in Counter(r.id for r in requests).items() if n > 1]
+    if repeated:
+        raise ValueError(
+            f"request id {repeated[0]} occurs more than once, and equal ids draw equal tokens: "
+            "give every request its own id"
+        )
+    for request in requests:
+        if len(request.forced_ids) > sampling.max_new_tokens:
+            raise ValueError(
+                f"request {request.id} forces {len(request.forced_ids)} tokens, but "
+                f"max_new_tokens is {sampling.max_new_tokens}: shorten one or raise the other"
+            )

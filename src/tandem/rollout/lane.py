@@ -1,0 +1,109 @@
+"""One model's side of the lock-step: its cache, its next tokens, and where each row stands.
+
+The loop is made uniform by a trick: all of a prompt but its last token is prefilled, and the last
+token is the first one fed. Each model has its own prompts, so its own positions.
+
+Shapes: B live rows, L tokens fed at once, S slots, P prompt tokens prefilled, H hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from tandem.rollout.cache import SlotCache
+from tandem.rollout.protocol import SpeakerLike
+
+NEXT, POSITION = 0, 1
+
+
+class Lane:
+    """A speaker with `rows` slots of `capacity` tokens. Rows 0 … B−1 are the live ones."""
+
+    def __init__(self, speaker: SpeakerLike, *, rows: int, capacity: int) -> None:
+        self.speaker = speaker
+        layers = speaker.config.num_hidden_layers
+        self.cache = SlotCache(layers=layers, rows=rows, capacity=capacity)
+        device = speaker.device
+        # Per row, on the device: the token to feed next, and the position it will have.
+        self._state = torch.zeros(2, rows, dtype=torch.int64, device=device)
+        self._base = torch.arange(rows, device=device)[:, None] * capacity
+        self._slots = torch.arange(capacity, device=device)
+        # The positions once more on the host, where shapes are decided without waiting.
+        self.lengths: list[int] = []
+
+    @property
+    def next_tokens(self) -> Tensor:
+        """[B, 1] the last settled token of each live row, not fed yet."""
+        return self._state[NEXT, : len(self.lengths), None]
+
+    def prefill(self, prompts: Sequence[tuple[int, ...]]) -> Tensor | None:
+        """Keys and values of all tokens but the last of each prompt, right-padded, in one forward:
+        [layers, 2, n, P, G, D]; None where every prompt is a single token."""
+        longest = max(len(p) for p in prompts) - 1
+        if longest == 0:
+            return None
+        padded = [p[:-1] + (0,) * (longest - len(p) + 1) for p in prompts]
+        ids = torch.tensor(padded, device=self.speaker.device)
+        positions = torch.arange(longest, device=ids.device).expand_as(ids)
+        cache = DynamicCache(config=self.speaker.config)
+        # Causal attention: no token of a prompt sees the padding that follows it.
+        self.speaker.hidden(ids, positions, cache=cache)
+        return torch.stack([_states(layer) for layer in cache.layers]).transpose(3, 4)
+
+    def admit(
+        self, rows: list[int], prompts: Sequence[tuple[int, ...]], prefilled: Tensor | None
+    ) -> None:
+        """Start the prompts in `rows` (live rows to be replaced, or the next ones after them)."""
+        target = torch.tensor(rows, device=self.speaker.device)
+        if prefilled is not None:
+            self.cache.fill(target, prefilled)
+        fresh = torch.tensor([[p[-1] for p in prompts], [len(p) - 1 for p in prompts]])
+        self._state.index_copy_(1, target, fresh.to(target.device))
+        for row, prompt in zip(rows, prompts, strict=True):
+            if row == len(self.lengths):
+                self.lengths.append(0)
+            self.lengths[row] = len(prompt) - 1
+
+    def feed(self, tokens_BL: Tensor) -> Tensor:
+        """Hidden states [B, L, H] after each of L tokens; nothing is settled yet.
+
+        Token j of row i is written at L_i + j, over whatever an earlier draft left there.
+        """
+        rows, fed = tokens_BL.shape
+        assert rows == len(self.lengths), "one row of tokens per live row"
+        positions_BL = self._state[POSITION, :rows, None]
+        if fed > 1:
+            positions_BL = positions_BL + self._slots[:fed]
+        used = self.cache.window(max(self.lengths) + fed)
+        mask_B1LS = self._slots[:used] <= positions_BL[:, None, :, None]
+        self.cache.aim((positions_BL + self._base[:rows]).flatten(), rows=rows, used=used)
+        return self.speaker.hidden(tokens_BL, positions_BL, mask=mask_B1LS, cache=self.cache)
+
+    def settle(self, last_B: Tensor, settled: int) -> None:
+        """Accept `settled` tokens on every row; `last_B` [B] is the newest, to be fed next."""
+        rows = len(self.lengths)
+        self._state[NEXT, :rows] = last_B
+        self._state[POSITION, :rows] += settled
+        self.lengths = [length + settled for length in self.lengths]
+
+    def compact(self, source: list[int], target: list[int], *, live: int) -> None:
+        """Move rows `source` into the holes `target`; the first `live` rows remain."""
+        if source:
+            used = max(self.lengths[row] for row in source)
+            here = torch.tensor([source, target], device=self.speaker.device)
+            self.cache.move(here[0], here[1], used=self.cache.window(used))
+            self._state.index_copy_(1, here[1], self._state.index_select(1, here[0]))
+            for old, new in zip(source, target, strict=True):
+                self.lengths[new] = self.lengths[old]
+        del self.lengths[live:]
+
+
+def _states(layer: object) -> Tensor:
+    """[2, n, G, P, D] keys and values of one layer."""
+    assert isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None
+    return torch.stack((layer.keys, layer.values))

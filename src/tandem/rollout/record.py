@@ -1,0 +1,142 @@
+"""What is kept of each token, in buffers on the device, read once per finished response.
+
+Shapes: B live rows, V vocabulary, H the teacher's hidden size, W numbers per token, t tokens of
+one response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tandem.core.divergences import entropy
+from tandem.rollout.topk import topk
+from tandem.types import SignalSpec, TeacherSignal
+
+Columns = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """One round's distributions at B prefixes: all [B, V] but `stats` [B] and the teacher's
+    `hidden` [B, H]; the teacher's parts are None where none was consulted."""
+
+    law_logp: Tensor
+    student_logp: Tensor
+    teacher_logp: Tensor | None
+    teacher_hidden: Tensor | None
+    stats: Columns
+
+
+class Recorder:
+    """Buffers for `slots` responses of up to `length` tokens, written at `slot·length + position`.
+
+    Three of them, by type: fp32 numbers, token ids, hidden states. Raises ValueError where the
+    signal asks for more ids than the vocabulary has.
+    """
+
+    def __init__(self, spec: SignalSpec, *, slots: int, length: int, vocabulary: int) -> None:
+        for name, k in (("student_topk", spec.student_topk), ("teacher_topk", spec.teacher_topk)):
+            if not 0 <= k <= vocabulary:
+                raise ValueError(
+                    f"{name} is {k}, but the shared vocabulary has {vocabulary} ids: "
+                    f"give a number from 0 to {vocabulary}"
+                )
+        self._spec = spec
+        self._numbers = _Table(slots, length, torch.float32)
+        self._ids = _Table(slots, length, torch.int32)
+        self._hidden: _Table | None = None
+        self._shape = (slots, length)
+
+    def write(self, at: Tensor, ids: Tensor, scores: Scores) -> None:
+        """Record the tokens `ids` [B] and what the signal needs of them at the places `at` [B]."""
+        spec, p, q = self._spec, scores.student_logp, scores.teacher_logp
+        drawn = ids[:, None]
+        student = p.gather(1, drawn)
+        law = student if scores.law_logp is p else scores.law_logp.gather(1, drawn)
+        numbers: Columns = {"student_logp": student, "behaviour_logp": law}
+        chosen: Columns = {}
+        for name, value in scores.stats.items():
+            numbers[f"stats/{name}"] = value[:, None]
+        if spec.student_entropy:
+            numbers["student_entropy"] = entropy(p)[:, None]
+        if spec.student_topk:
+            chosen["student_topk_ids"] = topk(p, spec.student_topk)[1]
+        if q is not None:
+            numbers["sampled_logp"] = q.gather(1, drawn)
+            if spec.teacher_entropy:
+                numbers["entropy"] = entropy(q)[:, None]
+            if spec.student_topk:
+                numbers["student_topk_logp"] = q.gather(1, chosen["student_topk_ids"])
+            if spec.teacher_topk:
+                values, indices = topk(q, spec.teacher_topk)
+                numbers["teacher_topk_logp"], chosen["teacher_topk_ids"] = values, indices
+        self._numbers.write(at, numbers)
+        if chosen:
+            self._ids.write(at, chosen)
+        if spec.dense and scores.teacher_hidden is not None:
+            hidden = scores.teacher_hidden
+            if self._hidden is None:
+                self._hidden = _Table(*self._shape, hidden.dtype)
+            self._hidden.write(at, {"hidden": hidden})
+
+    def read(self, slots: Sequence[int], lengths: Sequence[int]) -> list[Columns]:
+        """The records of finished responses on the CPU, by name: [t], or [t, W] where the name
+        has several numbers per token. One transfer per buffer."""
+        tables = [t for t in (self._numbers, self._ids, self._hidden) if t is not None]
+        parts = [table.read(slots, lengths) for table in tables]
+        return [{k: v for part in row for k, v in part.items()} for row in zip(*parts, strict=True)]
+
+    def signal(self, record: Columns) -> TeacherSignal:
+        """The parts of one response's record that the objective asked for."""
+        names = ["student_topk_ids", "student_topk_logp", "teacher_topk_ids", "teacher_topk_logp"]
+        names += ["entropy", "hidden"]
+        if self._spec.sampled:
+            names.append("sampled_logp")
+        return TeacherSignal(**{name: record[name] for name in names if name in record})
+
+
+class _Table:
+    """One buffer [slots·length, W] of several named columns, allocated when first written."""
+
+    def __init__(self, slots: int, length: int, dtype: torch.dtype) -> None:
+        self._slots, self._length, self._dtype = slots, length, dtype
+        self._widths: dict[str, int] = {}
+        self._buffer: Tensor | None = None
+
+    def write(self, at: Tensor, columns: Columns) -> None:
+        if self._buffer is None:
+            self._widths = {name: value.shape[1] for name, value in columns.items()}
+            shape = (self._slots * self._length, sum(self._widths.values()))
+            with torch.inference_mode(False):  # what is read from it may meet autograd later
+                self._buffer = torch.zeros(shape, dtype=self._dtype, device=at.device)
+        assert list(self._widths) == list(columns), "a run records the same columns every round"
+        row = (
+            torch.cat(list(columns.values()), 1)
+            if len(columns) > 1
+            else next(iter(columns.values()))
+        )
+        self._buffer.index_copy_(0, at, row.to(self._dtype))
+
+    def read(self, slots: Sequence[int], lengths: Sequence[int]) -> list[Columns]:
+        if self._buffer is None:
+            return [{} for _ in slots]
+        with torch.inference_mode(False):
+            rows = torch.tensor(slots, device=self._buffer.device)
+            table = self._buffer.view(self._slots, self._length, -1)
+            block = table[:, : max(lengths)].index_select(0, rows).cpu()
+            return [self._split(block[i, :t]) for i, t in enumerate(lengths)]
+
+    def _split(self, rows: Tensor) -> Columns:
+        """[t, W] as contiguous columns that do not hold on to the block they came from."""
+        columns: Columns = {}
+        start = 0
+        for name, width in self._widths.items():
+            part = rows[:, start] if width == 1 else rows[:, start : start + width]
+            wide = torch.int64 if self._dtype == torch.int32 else self._dtype
+            columns[name] = part.to(wide, copy=True, memory_format=torch.contiguous_format)
+            start += width
+        return columns
