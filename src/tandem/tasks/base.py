@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from tandem.settings import Settings
 
@@ -40,7 +40,7 @@ class Grade:
 class Task(Settings, ABC):
     """Where prompts come from and what counts as right."""
 
-    kind: str
+    kind: Any
 
     @abstractmethod
     def prompts(self, split: Split) -> list[Prompt]:
