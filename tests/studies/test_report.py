@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from tests.studies.conftest import metric_rows, write_run
 
 from tandem.studies.report import comparison_page, read_run, run_page, write_report
-from tests.studies.conftest import metric_rows, write_run
 
 
 class _Tags(HTMLParser):

@@ -28,7 +28,8 @@ figure img { width: 100%; height: auto; display: block; }
 figcaption { color: var(--soft); font-size: .85rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 8px 0; }
-th, td { text-align: left; white-space: nowrap; padding: 6px 20px 6px 0; border-bottom: 1px solid var(--rule); }
+th, td { text-align: left; white-space: nowrap; padding: 6px 20px 6px 0;
+  border-bottom: 1px solid var(--rule); }
 th { color: var(--soft); font-weight: 500; font-size: .85rem; }
 pre { font: 13px/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; margin: 0;
   white-space: pre-wrap; overflow-wrap: anywhere; }

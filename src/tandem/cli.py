@@ -1,0 +1,135 @@
+"""The command `tandem`. Heavy imports live inside the commands, so that `--help` is instant."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="tandem",
+    help="Trust-region on-policy distillation: a student learns from a teacher on its own text.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Recipe = Annotated[str, typer.Argument(help="a recipe's path, or the name of one of tandem's own")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="section.key=value, applied over the recipe")
+]
+
+
+@app.command()
+def train(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print the resolved run and its memory; train nothing")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on from the last checkpoint of the run")
+    ] = False,
+) -> None:
+    """Train a student by a recipe."""
+    with _user_errors():
+        from tandem.front import commands
+
+        commands.train(recipe, overrides or [], dry_run=dry_run, resume=resume)
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="a hub id, a model's folder, or a run's folder")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="task.key=value, model.key=value or evaluation.key=value"),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="the kind of task; a run's folder brings its own")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="seed of the sampling")] = 0,
+) -> None:
+    """Measure pass@1 of a model, with its interval."""
+    with _user_errors():
+        from tandem.front import commands
+
+        commands.evaluate(model, task=task, overrides=overrides or [], seed=seed)
+
+
+@app.command()
+def demo(
+    folder: Annotated[
+        Path | None, typer.Option(help="where to write; a new runs/demo-N by default")
+    ] = None,
+) -> None:
+    """Distil the embedded student twice, by vanilla OPD and by TRB, and compare (minutes)."""
+    with _user_errors():
+        from tandem.front.demo import run_demo
+
+        run_demo(folder)
+
+
+@app.command()
+def doctor(recipe: Recipe, overrides: Overrides = None) -> None:
+    """Look at what commonly ruins a run, before it starts."""
+    with _user_errors():
+        from tandem.front import commands
+
+        failed = commands.doctor(recipe, overrides or [])
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def pretrain(recipe: Recipe, overrides: Overrides = None) -> None:
+    """Train a small model from nothing, as the embedded pair was."""
+    with _user_errors():
+        from tandem.front import commands
+
+        commands.pretrain(recipe, overrides or [])
+
+
+@app.command()
+def methods() -> None:
+    """List the behaviours, objectives and tasks a recipe can name."""
+    with _user_errors():
+        from tandem.front import commands
+
+        commands.methods()
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="a run's folder, as runs/demo-1/trb")],
+) -> None:
+    """Write report.html anew from what a run left behind."""
+    with _user_errors():
+        from tandem.studies.report import write_report
+
+        typer.echo(write_report(run))
+
+
+@contextmanager
+def _user_errors() -> Iterator[None]:
+    """A mistake of the user's is one sentence and exit code 2; a mistake of ours, a traceback."""
+    try:
+        yield
+    except ValueError as error:
+        typer.echo(f"tandem: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""What the commands of `tandem` do; cli.py only parses and imports this when it must."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from inspect import getdoc
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tandem.behaviours import AnyBehaviour
+from tandem.front.doctor import Check, describe, examine
+from tandem.front.dry_run import dry_run as dry_run_text
+from tandem.front.recipes import recipe_path
+from tandem.models.loading import load_model
+from tandem.objectives import AnyObjective
+from tandem.settings import Settings
+from tandem.tasks import AnyTask
+from tandem.training.components import kinds
+from tandem.training.config import RunConfig, load_config
+
+STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+
+
+def print_dry_run(recipe: str, overrides: Sequence[str]) -> None:
+    """Print the resolved run, its token budget, schedule and memory."""
+    print(dry_run_text(load_config(recipe_path(recipe), overrides)))
+
+
+def doctor(recipe: str, overrides: Sequence[str]) -> bool:
+    """Load both models, print every check, and say whether any failed."""
+    config = load_config(recipe_path(recipe), overrides)
+    checks = diagnose(config)
+    console = Console()
+    console.print(Text(f"student  {describe(config.student)}"), soft_wrap=True)
+    console.print(Text(f"teacher  {describe(config.teacher)}"), soft_wrap=True)
+    print_checks(checks, console)
+    return any(check.status == "fail" for check in checks)
+
+
+def diagnose(config: RunConfig) -> list[Check]:
+    """Load both models of a run and examine them."""
+    return examine(
+        config,
+        student=load_model(config.student),
+        teacher=load_model(config.teacher),
+        prompts=config.task.prompts("train"),
+    )
+
+
+def print_checks(checks: Sequence[Check], console: Console) -> None:
+    """A table on a terminal, one line per check elsewhere."""
+    if not console.is_terminal:
+        for check in checks:
+            console.print(Text(f"{check.status:<4}  {check.name}: {check.detail}"), soft_wrap=True)
+        return
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for check in checks:
+        table.add_row(
+            Text(check.status, style=STYLES[check.status]), check.name, Text(check.detail)
+        )
+    console.print(table)
+
+
+def methods() -> None:
+    """Print every kind a recipe can name, with the first sentence of its documentation."""
+    console = Console()
+    for title, union in (
+        ("behaviours", AnyBehaviour),
+        ("objectives", AnyObjective),
+        ("tasks", AnyTask),
+    ):
+        console.print(Text(title, style="bold"))
+        for kind, cls in kinds(union).items():
+            fields = ", ".join(name for name in cls.model_fields if name != "kind")
+            console.print(Text(f"  {kind:<22}{_summary(cls)}"), soft_wrap=True)
+            if fields:
+                console.print(Text(f"  {'':<22}{fields}", style="dim"), soft_wrap=True)
+    console.print("or, from a file of yours: kind: my_method.py:MyClass", highlight=False)
+
+
+def _summary(cls: type[Settings]) -> str:
+    text: Any = getdoc(cls)
+    assert isinstance(text, str), f"{cls.__name__} has no documentation"
+    return " ".join(text.split("\n\n")[0].split())
