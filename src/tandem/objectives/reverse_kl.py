@@ -85,10 +85,12 @@ class ReverseKL(Objective):
         if not isinstance(data, dict):
             return data
         given = {name: value for name, value in data.items() if value is not None}
-        kind = family(given.setdefault("support", cls.model_fields["support"].default))
+        kind = family(str(given.setdefault("support", cls.model_fields["support"].default)))
+        if kind not in DEFAULT_TAIL:
+            return given  # not a support at all: the field's own error says so
         if kind == "topk":
             given.setdefault("top_k", DEFAULT_TOP_K)
-        tail = given.setdefault("tail", DEFAULT_TAIL[kind])
+        tail = str(given.setdefault("tail", DEFAULT_TAIL[kind]))
         if (kind, tail) in REALISATIONS:
             given.setdefault("realisation", REALISATIONS[kind, tail][0])
         return given

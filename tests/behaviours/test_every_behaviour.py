@@ -1,0 +1,212 @@
+"""What holds for each behaviour."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from laws import law, pair
+from pydantic import TypeAdapter, ValidationError
+
+from tandem.behaviours import (
+    AnyBehaviour,
+    Behaviour,
+    FixedBudgetBlend,
+    FixedExponentBlend,
+    Student,
+    Teacher,
+    TemperatureWarmup,
+    TrustRegionBlend,
+)
+from tandem.core.counter import uniform
+from tandem.core.divergences import kl
+from tandem.core.sampling import sample
+from tandem.types import Author, Clock
+
+EVERY: list[Behaviour] = [
+    Student(),
+    TemperatureWarmup(start_temperature=0.8, warmup_steps=15),
+    TrustRegionBlend(budget=0.02, warmup_steps=15),
+    FixedBudgetBlend(budget=0.05),
+    FixedExponentBlend(exponent=0.3),
+    Teacher(),
+]
+OVER_ALL = pytest.mark.parametrize("behaviour", EVERY, ids=lambda b: b.kind)
+STEPS = [0, 7, 14, 15, 40]
+
+
+def clock(step: int) -> Clock:
+    return Clock(step=step, total_steps=100)
+
+
+@OVER_ALL
+@pytest.mark.parametrize("step", STEPS)
+def test_the_law_sums_to_one_and_keeps_masked_ids_masked(behaviour: Behaviour, step: int) -> None:
+    p, q = pair(1)
+    logp = law(behaviour, p, q, step=step).logp
+    assert logp.dtype == torch.float32
+    torch.testing.assert_close(logp.exp().sum(-1), torch.ones(len(p)), atol=2e-6, rtol=0.0)
+    assert (logp[:, -2:] == -torch.inf).all()
+    assert logp[:, :-2].isfinite().all()
+
+
+@OVER_ALL
+@pytest.mark.parametrize("step", STEPS)
+def test_needs_teacher_author_and_is_student_agree_with_the_law(
+    behaviour: Behaviour, step: int
+) -> None:
+    p, q = pair(2)
+    drawn = law(behaviour, p, q, step=step).logp
+    assert behaviour.is_student(clock(step)) == torch.equal(drawn, p)
+    if not behaviour.needs_teacher(clock(step)):
+        assert torch.equal(law(behaviour, p, None, step=step).logp, drawn)
+        assert behaviour.author(clock(step)) is Author.STUDENT
+    else:
+        assert behaviour.author(clock(step)) is not Author.STUDENT
+    if behaviour.is_always_student():
+        assert behaviour.is_student(clock(step))
+
+
+@OVER_ALL
+def test_a_behaviour_says_it_is_always_the_student_only_if_it_is(behaviour: Behaviour) -> None:
+    always = all(behaviour.is_student(clock(step)) for step in range(100))
+    assert behaviour.is_always_student() == always
+
+
+@OVER_ALL
+@pytest.mark.parametrize("step", STEPS)
+def test_the_kl_told_is_that_of_the_law_from_the_student(behaviour: Behaviour, step: int) -> None:
+    p, q = pair(3)
+    actual = law(behaviour, p, q, step=step)
+    if isinstance(behaviour, Student | TemperatureWarmup):
+        assert actual.stats == {}
+        return
+    assert set(actual.stats) == {"exponent", "kl_spent"}
+    spent = kl(log_p=actual.logp.double(), log_q=p.double())
+    torch.testing.assert_close(actual.stats["kl_spent"].double(), spent, atol=1e-6, rtol=1e-5)
+    assert actual.stats["exponent"].shape == actual.stats["kl_spent"].shape == (len(p),)
+
+
+@OVER_ALL
+def test_where_teacher_and_student_agree_every_blend_is_the_student(behaviour: Behaviour) -> None:
+    p, _ = pair(4)
+    actual = law(behaviour, p, p.clone()).logp
+    if isinstance(behaviour, TemperatureWarmup):
+        assert not torch.allclose(actual, p)
+    else:
+        torch.testing.assert_close(actual, p, atol=1e-6, rtol=0.0)
+
+
+@OVER_ALL
+def test_rows_and_leading_shape_do_not_mix(behaviour: Behaviour) -> None:
+    p, q = pair(5, rows=6)
+    whole = law(behaviour, p, q)
+    for n in range(6):
+        alone = law(behaviour, p[n : n + 1], q[n : n + 1])
+        torch.testing.assert_close(alone.logp[0], whole.logp[n], atol=1e-6, rtol=0.0)
+    square = behaviour(
+        student_logp=p.view(2, 3, -1),
+        teacher_logp=q.view(2, 3, -1),
+        clock=clock(0),
+        position=torch.zeros(2, 3, dtype=torch.int64),
+    )
+    torch.testing.assert_close(square.logp.view_as(p), whole.logp, atol=1e-6, rtol=0.0)
+    for name, value in square.stats.items():
+        torch.testing.assert_close(value.flatten(), whole.stats[name], atol=1e-6, rtol=1e-6)
+
+
+@OVER_ALL
+def test_a_permuted_vocabulary_permutes_the_law(behaviour: Behaviour) -> None:
+    p, q = pair(6)
+    order = torch.randperm(p.shape[1], generator=torch.Generator().manual_seed(0))
+    expected = law(behaviour, p, q).logp[:, order]
+    actual = law(behaviour, p[:, order], q[:, order]).logp
+    # The blend solver stops within its tolerance, and sums in another order here.
+    torch.testing.assert_close(actual.exp(), expected.exp(), atol=1e-4, rtol=0.0)
+
+
+@OVER_ALL
+def test_tokens_drawn_from_the_law_appear_as_often_as_it_says(behaviour: Behaviour) -> None:
+    p, q = pair(7, rows=1, vocabulary=12)
+    logp = law(behaviour, p, q).logp
+    n = 20_000
+    u = uniform(11, torch.arange(n), torch.zeros(n, dtype=torch.int64), kind=0)
+    counts = torch.bincount(sample(logp.expand(n, -1), u), minlength=12).double()
+    mu = logp[0].double().exp()
+    assert (counts[-2:] == 0).all()
+    z = (counts - n * mu)[:-2] / (n * mu * (1 - mu)).sqrt()[:-2]
+    assert z.abs().max() < 4
+
+
+@OVER_ALL
+def test_a_behaviour_reads_back_from_its_own_dump_by_its_kind(behaviour: Behaviour) -> None:
+    read = TypeAdapter(AnyBehaviour).validate_python(behaviour.model_dump())
+    assert type(read) is type(behaviour) and read == behaviour
+
+
+def test_a_behaviour_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Student().kind = "teacher"  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    "cls, fields, sentence",
+    [
+        (
+            TrustRegionBlend,
+            {"budget": -0.1, "warmup_steps": 15},
+            "budget is -0.1, but a KL budget cannot be negative: give nats per token, 0 or more "
+            "(0.02, for example).",
+        ),
+        (
+            FixedBudgetBlend,
+            {"budget": -1},
+            "budget is -1.0, but a KL budget cannot be negative: give nats per token, 0 or more "
+            "(0.02, for example).",
+        ),
+        (
+            TrustRegionBlend,
+            {"budget": 0.1, "warmup_steps": 0},
+            "warmup_steps is 0, but a warm-up lasts at least 1 optimiser step: for none, use the "
+            "behaviour kind student.",
+        ),
+        (
+            TemperatureWarmup,
+            {"start_temperature": 0.0, "warmup_steps": 15},
+            "start_temperature is 0.0, but the student is sampled from p^(1/temperature): give a "
+            "number above 0 (0.8, for example).",
+        ),
+        *(
+            (
+                FixedExponentBlend,
+                {"exponent": exponent},
+                f"exponent is {exponent}, but a blend lies strictly between 0 and 1: for 0 use "
+                "the behaviour kind student, for 1 the kind teacher.",
+            )
+            for exponent in (-0.5, 0.0, 1.0, 2.0)
+        ),
+    ],
+)
+def test_a_field_out_of_range_is_refused_with_a_sentence(
+    cls: type[Behaviour], fields: dict[str, float], sentence: str
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        cls(**fields)
+    (error,) = caught.value.errors()
+    assert error["msg"] == f"Value error, {sentence}"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_budget_is_a_finite_number(value: float) -> None:
+    with pytest.raises(ValidationError, match="finite number"):
+        FixedBudgetBlend(budget=value)
+
+
+@pytest.mark.parametrize(
+    "cls", [TrustRegionBlend, FixedBudgetBlend, FixedExponentBlend, TemperatureWarmup]
+)
+def test_a_mathematical_choice_has_no_default(cls: type[Behaviour]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        cls.model_validate({})
+    assert {error["type"] for error in caught.value.errors()} == {"missing"}
