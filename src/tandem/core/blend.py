@@ -24,26 +24,19 @@ import torch
 from torch import Tensor
 
 from tandem.core.blend_passes import (
-    CENTRE_LIMIT,
-    Index,
     Pair,
     blend_moments,
+    by_precision,
     centred,
     copy_rows,
     end_points,
-    pick,
     to_host,
     write_law,
     write_top,
 )
-from tandem.core.bracket import Bracket, Flags, Rows
+from tandem.core.blend_search import Result, search
+from tandem.core.bracket import Rows
 
-# Relative and absolute tolerance on the KL spent. fp32 sums have a noise floor of about 2e-7, so
-# the search stops a little inside what is promised.
-RELATIVE, ABSOLUTE = 1e-3, 5e-7
-NOISE = 1.5e-7
-# After these many passes every other one halves the bracket; after the last, the feasible end.
-HALVE_AFTER, MAX_PASSES = 6, 24
 # Rows are worked on in chunks of this many elements: on a CPU the work buffers then stay in cache.
 CHUNK_CPU, CHUNK_OTHER = 2**18, 2**27
 
@@ -82,7 +75,7 @@ def solve_blend(
     if np.isnan(allowed).any():
         raise ValueError("budget is nan: give a number of nats, 0 for the student alone")
     logp = torch.empty_like(student, memory_format=torch.contiguous_format)
-    result = _Result(*(np.zeros(len(student)) for _ in range(3)))
+    result = Result(*(np.zeros(len(student)) for _ in range(3)))
     for rows in _chunks(student):
         _solve_chunk(student[rows], teacher[rows], allowed[rows], logp[rows], result.part(rows))
     return BlendSolution(
@@ -117,19 +110,7 @@ def blend_logp(
     return logp.view(student_logp.shape), _to_device(spent, logp).view(lead)
 
 
-@dataclass(frozen=True, slots=True)
-class _Result:
-    """What a chunk of rows writes: views into the arrays of all rows, [N] each."""
-
-    exponent: Rows
-    spent: Rows
-    passes: Rows
-
-    def part(self, rows: slice) -> _Result:
-        return _Result(self.exponent[rows], self.spent[rows], self.passes[rows])
-
-
-def _solve_chunk(p: Tensor, q: Tensor, allowed: Rows, logp: Tensor, result: _Result) -> None:
+def _solve_chunk(p: Tensor, q: Tensor, allowed: Rows, logp: Tensor, result: Result) -> None:
     """Solve N rows into `logp` and `result`."""
     pair = end_points(p, q)
     room = _room(allowed, pair)
@@ -139,86 +120,9 @@ def _solve_chunk(p: Tensor, q: Tensor, allowed: Rows, logp: Tensor, result: _Res
     result.exponent[at_top] = 1.0
     result.spent[at_top] = (pair.top_kl + pair.lost)[at_top]
     write_top(pair, at_top, logp)
-    for rows, dtype in _by_precision(pair, inside):
-        _search(pair, rows, room[rows], RELATIVE * allowed[rows], dtype, logp, result)
+    for rows, dtype in by_precision(pair, inside):
+        search(pair, rows, room[rows], allowed[rows], dtype, logp, result)
     copy_rows(p, result.exponent == 0.0, logp)
-
-
-def _search(
-    pair: Pair,
-    rows: Index,
-    room: Rows,
-    relative: Rows,
-    dtype: torch.dtype,
-    logp: Tensor,
-    result: _Result,
-) -> None:
-    """Find the exponents of `rows`, strictly between the ends, and write their laws."""
-    p, r, log_mass = centred(pair, rows, dtype)
-    found = _Found(*(np.zeros(len(rows)) for _ in range(4)))
-    live, p_live, r_live = np.arange(len(rows)), p, r
-    bracket = _first_bracket(pair, rows, room)
-    tolerance = relative + ABSOLUTE - NOISE
-    for count in range(1, MAX_PASSES + 1):
-        beta = _trial(bracket, halve=count > HALVE_AFTER and count % 2 == 1, dtype=logp.dtype)
-        log_z, mean, variance = blend_moments(p_live, r_live, beta)
-        spent = beta * mean - log_z + log_mass[live]
-        below, close = spent <= room[live], np.abs(spent - room[live]) <= tolerance[live]
-        # What is kept is always feasible: a trial above the budget counts only if it is close.
-        found.keep(live, below | close, beta, spent, log_z)
-        found.passes[live] += 1
-        # A bracket without a number inside is as narrow as it gets: its feasible end is kept.
-        go_on = ~(close | (beta == bracket.low) | (beta == bracket.high))
-        if not go_on.any():
-            break
-        g = np.sqrt(2 * np.maximum(spent, 0.0))
-        bracket.shrink(at=beta, g=g, slope=beta * variance / np.maximum(g, 1e-150), below=below)
-        if not go_on.all():
-            still = np.flatnonzero(go_on)
-            live, bracket = live[still], bracket.keep(go_on)
-            p_live, r_live = pick(p_live, still), pick(r_live, still)
-    result.exponent[rows] = found.exponent
-    result.spent[rows] = np.where(found.exponent > 0, found.spent + pair.lost[rows], 0.0)
-    result.passes[rows] = found.passes
-    write_law(p, r, found.exponent, found.log_z, rows, logp)
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """The best feasible trial of each row so far, [N] each; exponent 0 until there is one."""
-
-    exponent: Rows
-    spent: Rows
-    log_z: Rows
-    passes: Rows
-
-    def keep(self, live: Index, which: Flags, beta: Rows, spent: Rows, log_z: Rows) -> None:
-        rows = live[which]
-        self.exponent[rows] = beta[which]
-        self.spent[rows] = np.maximum(spent[which], 0.0)
-        self.log_z[rows] = log_z[which]
-
-
-def _first_bracket(pair: Pair, rows: Index, room: Rows) -> Bracket:
-    """Exponents 0 and 1 with G = √(2 KL) and its slope at both."""
-    return Bracket(
-        low=np.zeros(len(rows)),
-        high=np.ones(len(rows)),
-        g_low=np.zeros(len(rows)),
-        g_high=np.sqrt(2 * pair.top_kl[rows]),
-        slope_low=pair.slope[rows],
-        slope_high=pair.top_slope[rows],
-        target=np.sqrt(2 * room),
-    )
-
-
-def _trial(bracket: Bracket, *, halve: bool, dtype: torch.dtype) -> Rows:
-    """The next exponents to try, as numbers of the precision in which they are returned."""
-    beta = _representable(bracket.halve() if halve else bracket.propose(), dtype)
-    at_end = (beta <= bracket.low) | (beta >= bracket.high)
-    if at_end.any():
-        beta = np.where(at_end, _representable(bracket.halve(), dtype), beta)
-    return beta
 
 
 def _blend_chunk(p: Tensor, q: Tensor, beta: Rows, logp: Tensor, spent: Rows) -> None:
@@ -228,25 +132,12 @@ def _blend_chunk(p: Tensor, q: Tensor, beta: Rows, logp: Tensor, spent: Rows) ->
     at_top = possible & (beta == 1)
     spent[at_top] = (pair.top_kl + pair.lost)[at_top]
     write_top(pair, at_top, logp)
-    for rows, dtype in _by_precision(pair, possible & ~at_top):
+    for rows, dtype in by_precision(pair, possible & ~at_top):
         p_rows, r_rows, log_mass = centred(pair, rows, dtype)
         log_z, mean, _ = blend_moments(p_rows, r_rows, beta[rows])
         spent[rows] = np.maximum(beta[rows] * mean - log_z + log_mass, 0.0) + pair.lost[rows]
         write_law(p_rows, r_rows, beta[rows], log_z, rows, logp)
     copy_rows(p, ~possible, logp)
-
-
-def _by_precision(pair: Pair, inside: Flags) -> list[tuple[Index, torch.dtype]]:
-    """The rows to blend, by the precision they need.
-
-    The KL is the difference βE_μ[r] − A(β), which loses digits where both are far from 0. Centring
-    r on E_p[r] cures that while the weights stay in fp32's range; the few rows beyond use fp64.
-    """
-    wide = inside & (-pair.mean > CENTRE_LIMIT[pair.p.dtype])
-    if not wide.any():
-        return [(np.flatnonzero(inside), pair.p.dtype)] if inside.any() else []
-    groups = [(np.flatnonzero(inside & ~wide), pair.p.dtype), (np.flatnonzero(wide), torch.float64)]
-    return [(rows, dtype) for rows, dtype in groups if len(rows)]
 
 
 def _room(allowed: Rows, pair: Pair) -> Rows:
@@ -274,10 +165,6 @@ def _host_rows(value: float | Tensor, lead: torch.Size) -> Rows:
     if isinstance(value, Tensor):
         return to_host(value.detach().broadcast_to(lead).reshape(-1))
     return np.full(math.prod(lead), float(value))
-
-
-def _representable(beta: Rows, dtype: torch.dtype) -> Rows:
-    return beta if dtype == torch.float64 else beta.astype(np.float32).astype(np.float64)
 
 
 def _to_device(per_row: Rows, like: Tensor) -> Tensor:

@@ -28,10 +28,11 @@ CENTRE_LIMIT = {torch.float32: 30.0, torch.float64: 300.0}
 class Pair:
     """Two models on N rows, restricted to their common support, with what both end points tell.
 
-    p, q, r [N, V]: log-probs and log-ratio, p = q = −inf and r = 0 off the support.
+    p, q, r [N, V]: log-probs, −inf off the support, and log-ratio less E_p[r].
     mass_p [N]: Σ p on the support as fp32 sums it. lost [N]: −log p(support), 0 where the supports
     are equal. shift [N]: log q(support) likewise. mean, slope [N]: E_p[r] and √Var_p r.
     top_kl, top_slope [N]: KL(q‖p) on the support, and dG/dβ at β = 1.
+    jeffreys [N]: KL(q‖p) + KL(p‖q) there.
     """
 
     p: Tensor
@@ -44,6 +45,7 @@ class Pair:
     slope: Rows
     top_kl: Rows
     top_slope: Rows
+    jeffreys: Rows
 
 
 def end_points(p: Tensor, q: Tensor) -> Pair:
@@ -56,13 +58,15 @@ def end_points(p: Tensor, q: Tensor) -> Pair:
         # Finite masks of the size of a dtype's limit overflow r² and are treated alike.
         off = (p < MASKED) | (q < MASKED)
         p, q = p.masked_fill(off, -math.inf), q.masked_fill(off, -math.inf)
-        r.masked_fill_(off, 0.0)
+        r = (q - p).masked_fill_(off, 0.0)
         sums = _end_moments(p, q, r)
-        assert np.isfinite(sums).all(), "log-probs hold nan"
-    mass_p, first_p, second_p, mass_q, first_q, second_q = sums
+        empty = sums[0] == 0
+        assert np.isfinite(sums[:, ~empty]).all(), "log-probs hold nan"
+    mass_p, mean_p, variance_p, mass_q, first_q, second_q = sums
     with np.errstate(divide="ignore", invalid="ignore"):
-        mean_p, mean_q = first_p / mass_p, first_q / mass_q
+        mean_q = first_q / mass_q
         top_kl = np.maximum(mean_q - np.log(mass_q) + np.log(mass_p), 0.0)
+        variance_q = np.maximum(second_q / mass_q - mean_q**2, 0.0)
         return Pair(
             p=p,
             q=q,
@@ -71,18 +75,24 @@ def end_points(p: Tensor, q: Tensor) -> Pair:
             lost=np.log(total_p) - np.log(mass_p),
             shift=np.log(mass_q) - np.log(total_q),
             mean=mean_p,
-            slope=np.sqrt(np.maximum(second_p / mass_p - mean_p**2, 0.0)),
+            slope=np.sqrt(variance_p),
             top_kl=top_kl,
-            top_slope=np.maximum(second_q / mass_q - mean_q**2, 0.0) / np.sqrt(2 * top_kl),
+            top_slope=variance_q / np.sqrt(2 * top_kl),
+            jeffreys=np.maximum(mean_q - mean_p, 0.0),
         )
 
 
 def _end_moments(p: Tensor, q: Tensor, r: Tensor) -> Rows:
-    """Σ w, Σ w r, Σ w r² for w = p and for w = q, on the host: [6, N]."""
-    weight = torch.exp(p)
-    of_p = _moments(weight, r)
-    of_q = _moments(torch.exp(q, out=weight), r)
-    return to_host(torch.stack(of_p + of_q))
+    """Σ p, E_p[r], Var_p[r], Σ q, Σ q r, Σ q r² on the host, [6, N]; centres r on E_p[r]."""
+    weight = torch.exp(q)
+    of_q = _moments(weight, r)
+    torch.exp(p, out=weight)
+    mass = weight.sum(-1)
+    mean = (weight * r).sum(-1) / mass
+    # Centred before it is squared: where p is sure of one token, the variance is a tiny rest.
+    r.sub_(mean[:, None])
+    variance = weight.mul_(r).mul_(r).sum(-1) / mass
+    return to_host(torch.stack([mass, mean, variance, *of_q]))
 
 
 def _moments(weight: Tensor, r: Tensor) -> list[Tensor]:
@@ -97,7 +107,7 @@ def centred(pair: Pair, rows: Index, dtype: torch.dtype) -> tuple[Tensor, Tensor
     """p and r − E_p[r] of some rows in the precision of the search, and log Σ p as it sums it."""
     p, r = pick(pair.p, rows), pick(pair.r, rows)
     if dtype == p.dtype:
-        return p, r - column(pair.mean[rows], r), np.log(pair.mass_p[rows])
+        return p, r, np.log(pair.mass_p[rows])
     p, q = p.to(dtype), pick(pair.q, rows).to(dtype)
     r = (q - p).nan_to_num_(nan=0.0)
     centre = np.maximum(pair.mean[rows], -CENTRE_LIMIT[dtype])
@@ -110,6 +120,19 @@ def blend_moments(p: Tensor, r: Tensor, beta: Rows) -> tuple[Rows, Rows, Rows]:
     z, first, second = to_host(torch.stack(_moments(weight, r)))
     mean = first / z
     return np.log(z), mean, np.maximum(second / z - mean**2, 0.0)
+
+
+def by_precision(pair: Pair, inside: Flags) -> list[tuple[Index, torch.dtype]]:
+    """The rows to blend, by the precision they need.
+
+    The KL is the difference βE_μ[r] − A(β), which loses digits where both are far from 0. Centring
+    r on E_p[r] cures that while the weights stay in fp32's range; the few rows beyond use fp64.
+    """
+    wide = inside & (-pair.mean > CENTRE_LIMIT[pair.p.dtype])
+    if not wide.any():
+        return [(np.flatnonzero(inside), pair.p.dtype)] if inside.any() else []
+    groups = [(np.flatnonzero(inside & ~wide), pair.p.dtype), (np.flatnonzero(wide), torch.float64)]
+    return [(rows, dtype) for rows, dtype in groups if len(rows)]
 
 
 def write_top(pair: Pair, which: Flags, logp: Tensor) -> None:

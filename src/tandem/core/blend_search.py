@@ -1,0 +1,140 @@
+"""The search for the exponents of rows whose budget lies strictly between the ends.
+
+Shapes: N rows of a chunk, A rows still searching, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tandem.core.blend_passes import Index, Pair, blend_moments, centred, pick, write_law
+from tandem.core.bracket import MONOTONE, Bracket, Flags, Rows
+
+# Relative and absolute tolerance on the KL spent. fp32 sums have a noise floor of about 2e-7, so
+# the search stops a little inside what is promised; below NOISE_KL no digit of a KL is relied on.
+RELATIVE, ABSOLUTE = 1e-3, 5e-7
+NOISE, NOISE_KL = 2e-7, 2e-6
+# After these many passes every other one halves the bracket; after the last, the feasible end.
+HALVE_AFTER, MAX_PASSES = 7, 24
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a chunk of rows finds: views into the arrays of all rows, [N] each."""
+
+    exponent: Rows
+    spent: Rows
+    passes: Rows
+
+    def part(self, rows: slice) -> Result:
+        return Result(self.exponent[rows], self.spent[rows], self.passes[rows])
+
+
+def search(
+    pair: Pair,
+    rows: Index,
+    room: Rows,
+    allowed: Rows,
+    dtype: torch.dtype,
+    logp: Tensor,
+    result: Result,
+) -> None:
+    """Find the exponents of `rows`, strictly between the ends, and write their laws."""
+    p, r, log_mass = centred(pair, rows, dtype)
+    found = _Found(*(np.zeros(len(rows)) for _ in range(4)))
+    live, p_live, r_live = np.arange(len(rows)), p, r
+    bracket = _first_bracket(pair, rows, room)
+    first = _first_trial(pair, rows, room, bracket)
+    tolerance = RELATIVE * allowed + ABSOLUTE - NOISE
+    for count in range(1, MAX_PASSES + 1):
+        halve = count > HALVE_AFTER and count % 2 == 0
+        beta = bracket.halve() if halve else bracket.propose() if count > 1 else first
+        beta = _inside(beta, bracket, logp.dtype)
+        log_z, mean, variance = blend_moments(p_live, r_live, beta)
+        spent = beta * mean - log_z + log_mass[live]
+        below, close = spent <= room[live], np.abs(spent - room[live]) <= tolerance[live]
+        # What is kept is always feasible: a trial above the budget counts only if it is close.
+        found.keep(live, below | close, beta, spent, log_z)
+        found.passes[live] += 1
+        # A bracket without a number inside is as narrow as it gets: its feasible end is kept.
+        go_on = ~(close | (beta == bracket.low) | (beta == bracket.high))
+        if not go_on.any():
+            break
+        g = np.sqrt(2 * np.maximum(spent, 0.0))
+        bracket.shrink(at=beta, g=g, slope=beta * variance / np.maximum(g, 1e-150), below=below)
+        if not go_on.all():
+            still = np.flatnonzero(go_on)
+            live, bracket = live[still], bracket.keep(go_on)
+            p_live, r_live = pick(p_live, still), pick(r_live, still)
+    result.exponent[rows] = found.exponent
+    result.spent[rows] = np.where(found.exponent > 0, found.spent + pair.lost[rows], 0.0)
+    result.passes[rows] = found.passes
+    write_law(p, r, found.exponent, found.log_z, rows, logp)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The best feasible trial of each row so far, [N] each; exponent 0 until there is one."""
+
+    exponent: Rows
+    spent: Rows
+    log_z: Rows
+    passes: Rows
+
+    def keep(self, live: Index, which: Flags, beta: Rows, spent: Rows, log_z: Rows) -> None:
+        rows = live[which]
+        self.exponent[rows] = beta[which]
+        self.spent[rows] = np.maximum(spent[which], 0.0)
+        self.log_z[rows] = log_z[which]
+
+
+def _first_bracket(pair: Pair, rows: Index, room: Rows) -> Bracket:
+    """Exponents 0 and 1 with G = √(2 KL) and its slope at both."""
+    return Bracket(
+        low=np.zeros(len(rows)),
+        high=np.ones(len(rows)),
+        g_low=np.zeros(len(rows)),
+        g_high=np.sqrt(2 * pair.top_kl[rows]),
+        slope_low=pair.slope[rows],
+        slope_high=pair.top_slope[rows],
+        target=np.sqrt(2 * room),
+        noise=math.sqrt(2 * NOISE_KL),
+    )
+
+
+def _first_trial(pair: Pair, rows: Index, room: Rows, bracket: Bracket) -> Rows:
+    """The cubic's trial, or, where G starts too flat for a cubic, that of a two-token model.
+
+    There p and q are sure of different tokens a, b: μ_β switches from one to the other, with
+    log-odds x − D for x = βJ, D = KL(q‖p) and J = D + KL(p‖q). Before the switch,
+    KL(μ_β‖p) = e^{−D}((x − 1)eˣ + 1), here solved for x by Newton's method on logarithms.
+    """
+    trial = bracket.propose()
+    flat = MONOTONE * bracket.slope_low < bracket.g_high
+    if flat.any():
+        top_kl, jeffreys = pair.top_kl[rows][flat], pair.jeffreys[rows][flat]
+        wanted = np.log(room[flat]) + top_kl
+        x = np.maximum(wanted, 1.0)
+        for _ in range(4):
+            growth = x - 1.0 + np.exp(-x)
+            x = np.maximum(x - (x + np.log(growth) - wanted) * growth / x, 0.1)
+        trial[flat] = np.minimum(x / jeffreys, 0.9)
+    return trial
+
+
+def _inside(beta: Rows, bracket: Bracket, dtype: torch.dtype) -> Rows:
+    """Trials as numbers of the precision in which they are returned, off the ends if possible."""
+    beta = _representable(beta, dtype)
+    at_end = (beta <= bracket.low) | (beta >= bracket.high)
+    if at_end.any():
+        beta = np.where(at_end, _representable(bracket.halve(), dtype), beta)
+    return beta
+
+
+def _representable(beta: Rows, dtype: torch.dtype) -> Rows:
+    return beta if dtype == torch.float64 else beta.astype(np.float32).astype(np.float64)
