@@ -1,0 +1,134 @@
+"""Rows of a data set, wherever they lie, and the columns that hold prompts and answers.
+
+A source is a file (`train.jsonl`, `train.parquet`) or a data set of the hub, `owner/name`, with
+`#config` and `@split` where it has several (`openai/gsm8k#main@test`; the split is `train` unless
+said).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tandem.tasks.grading import last_boxed
+
+Row = Mapping[str, Any]
+
+PROMPT_COLUMNS = ("problem", "prompt", "question", "messages", "conversations")
+ANSWER_COLUMNS = ("answer", "final_answer", "gold", "target", "solution")
+_FILES = (".jsonl", ".json", ".parquet")
+_ROLES = {"human": "user", "gpt": "assistant"}
+
+
+def read_rows(source: str) -> list[Row]:
+    """All rows of a source. Raises ValueError for a missing file and an empty data set."""
+    path = Path(source)
+    if path.suffix in _FILES:
+        if not path.is_file():
+            raise ValueError(f"no data file {source!r}; give a path or the name of a data set")
+        rows = _read_file(path)
+    else:
+        rows = _read_hub(source)
+    if not rows:
+        raise ValueError(f"{source!r} holds no rows; give a file with one problem per row")
+    return rows
+
+
+def _read_file(path: Path) -> list[Row]:
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        return pyarrow.parquet.read_table(path).to_pylist()
+    rows: list[Row] = []
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".json":
+        return json.loads(text)
+    # Only a newline ends a row: other line separators occur inside problems.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number} of {path} is not JSON: {error.msg}") from None
+    return rows
+
+
+def _read_hub(source: str) -> list[Row]:
+    from datasets import load_dataset
+
+    name, _, split = source.partition("@")
+    name, _, config = name.partition("#")
+    try:
+        dataset = load_dataset(name, config or None, split=split or "train")
+        return [dict(row) for row in dataset]
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"the data set {source!r} cannot be loaded ({str(error).splitlines()[0]}); check the "
+            f"name, or give a file ending in {', '.join(_FILES)}"
+        ) from None
+
+
+def choose_column(
+    rows: Sequence[Row], named: str | None, known: Iterable[str], *, what: str, source: str
+) -> str:
+    """The named column, or the first known one that the data have.
+
+    Raises ValueError that lists the columns found.
+    """
+    known = tuple(known)
+    found = list(rows[0])
+    if named is not None:
+        if lookup(rows[0], named) is None:
+            raise ValueError(
+                f"{source} has no {what} column {named!r}; its columns are {', '.join(found)}"
+            )
+        return named
+    for column in known:
+        if column in found:
+            return column
+    raise ValueError(
+        f"{source} has none of the {what} columns {', '.join(known)}; name one of its own: "
+        f"{', '.join(found)}"
+    )
+
+
+def lookup(row: Row, column: str) -> Any:
+    """A value by column, or by dotted path into a nested one; None where there is none."""
+    value: Any = row
+    for key in column.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            return None
+        value = value[key]
+    return value
+
+
+def turns(value: Any) -> tuple[dict[str, str], ...]:
+    """Chat turns up to the last user turn, without the system's; a string is one user turn.
+
+    Turns are `{role, content}` or `{from, value}` with `human` and `gpt`.
+    """
+    if isinstance(value, str):
+        return ({"role": "user", "content": value},)
+    read: list[dict[str, str]] = []
+    for turn in value:
+        role = str(turn["role"] if "role" in turn else turn["from"])
+        content = str(turn["content"] if "content" in turn else turn["value"])
+        read.append({"role": _ROLES.get(role, role), "content": content})
+    read = [turn for turn in read if turn["role"] != "system"]
+    while read and read[-1]["role"] != "user":
+        read.pop()
+    return tuple(read)
+
+
+def gold(value: Any) -> str:
+    r"""The gold answer of an answer column: what follows `####`, or the last box, or all of it."""
+    if value is None:
+        return ""
+    text = str(value)
+    if "####" in text:
+        return text.rsplit("####", 1)[-1].strip()
+    boxed = last_boxed(text)
+    return text.strip() if boxed is None else boxed
