@@ -40,7 +40,10 @@ def train(
     with _user_errors():
         from tandem.front import commands
 
-        commands.train(recipe, overrides or [], dry_run=dry_run, resume=resume)
+        if dry_run:
+            commands.print_dry_run(recipe, overrides or [])
+        else:
+            commands.train(recipe, overrides or [], resume=resume)
 
 
 @app.command("eval")
