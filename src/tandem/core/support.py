@@ -11,10 +11,11 @@ value inf, and that infinity carries no gradient. Nothing is ever NaN.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from tandem.core.divergences import kl
 
@@ -29,6 +30,43 @@ class Scored(NamedTuple):
 def log_softmax_at(*, logits: Tensor, ids: Tensor) -> Tensor:
     """Log-probs of a few ids: logits [*, V], ids [*, K] -> [*, K], with no [*, V] result kept."""
     return logits.gather(-1, ids) - torch.logsumexp(logits, dim=-1, keepdim=True)
+
+
+def reverse_kl_full(*, logits: Tensor, log_q: Tensor) -> tuple[Scored, Tensor]:
+    """KL(p‖q) over the whole vocabulary from the student's logits, and its entropy H(p).
+
+    logits, log_q: [*, V] -> (surrogate, value) and the entropy (nats, detached), [*] each. The same
+    number as `kl` of the log-softmax; its closed gradient p (log p − log q − KL) is formed in the
+    forward, which keeps one [*, V] tensor where autograd would keep several. Backward runs once.
+    """
+    surrogate, entropy = _FullReverseKL.apply(logits, log_q)
+    return Scored(surrogate, surrogate.detach()), entropy
+
+
+class _FullReverseKL(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+        log_p = logits - torch.logsumexp(logits, dim=-1, keepdim=True)
+        p = log_p.exp()
+        no_q = log_q == -torch.inf
+        forbidden = (no_q & (log_p > -torch.inf)).any(-1)
+        # From here on in place: each [*, V] tensor saved is one more token per chunk.
+        log_p.masked_fill_(p == 0, 0.0)
+        entropy = -(p * log_p).sum(-1)
+        log_ratio = log_p.sub_(log_q).masked_fill_(no_q, 0.0)
+        value = (p * log_ratio).sum(-1, keepdim=True)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(log_ratio.sub_(value).mul_(p))
+        ctx.mark_non_differentiable(entropy)
+        return value.squeeze(-1).masked_fill(forbidden, torch.inf), entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator hides `ctx`
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad_outputs[0].unsqueeze(-1), None
 
 
 def _score(log_p: Tensor, log_q: Tensor, weight: Tensor) -> Scored:

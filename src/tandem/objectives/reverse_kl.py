@@ -13,7 +13,6 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from tandem.behaviours.base import Behaviour
-from tandem.core.divergences import entropy, kl
 from tandem.core.estimators import importance_weight, reverse_kl_k1, reverse_kl_k2
 from tandem.core.support import (
     Scored,
@@ -21,6 +20,7 @@ from tandem.core.support import (
     mass,
     reverse_kl_bucket,
     reverse_kl_detached,
+    reverse_kl_full,
     reverse_kl_plain,
     reverse_kl_renormalised,
     reverse_kl_weights_renormalised,
@@ -149,11 +149,9 @@ class ReverseKL(Objective):
 
     def _full(self, logits: Tensor, signal: TeacherSignal, weight: Tensor) -> TokenLoss:
         assert signal.logp is not None, "support full needs the dense teacher"
-        log_p = torch.log_softmax(logits, dim=-1)
-        surrogate = kl(log_p=log_p, log_q=signal.logp)
-        with torch.no_grad():
-            metrics = {"student_entropy": _total(entropy(log_p.detach()), weight)}
-        return TokenLoss(surrogate, surrogate.detach(), metrics)
+        scored, entropy = reverse_kl_full(logits=logits, log_q=signal.logp)
+        metrics = {"student_entropy": _total(entropy, weight)}
+        return TokenLoss(scored.surrogate, scored.value, metrics)
 
     def _on_support(self, logits: Tensor, signal: TeacherSignal, weight: Tensor) -> TokenLoss:
         if self.support == "student_topk":
