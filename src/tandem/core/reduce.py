@@ -44,13 +44,14 @@ class MetricSums:
     def flat(self, names: Sequence[str], *, device: torch.device | None = None) -> Tensor:
         """[2M] float64: sum and count of each of M names in this order, 0 where nothing was added.
 
+        device: where the tensor is made, the CPU by default.
+
         Processes that agree on the names can add these tensors up (all-reduce) and read the result
         back with `from_flat`. A name held here but missing from `names` would be lost: an error.
         """
         missing = sorted(set(self._sums) - set(names))
         assert not missing, f"metrics without a place in the flat tensor: {missing}"
         none = _pair(0.0, 0.0)
-        # An accumulator that saw no part says nothing of a device: the caller does.
         parts = [self._sums.get(name, none).to(device or "cpu") for name in names]
         return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64, device=device)
 

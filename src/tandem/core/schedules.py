@@ -30,13 +30,13 @@ def cosine_to_zero(value: float, step: int, horizon: int) -> float:
     return value * math.sin(0.5 * math.pi * _left(step, horizon)) ** 2
 
 
-def lr_multiplier(
-    step: int,
-    *,
+def learning_rate_multiplier(
     schedule: Shape,
+    *,
+    step: int,
     total_steps: int,
     warmup_steps: int,
-    warmup: Literal["linear", "cosine"],
+    warmup: Literal["linear", "cosine"] = "cosine",
 ) -> float:
     """The factor on the learning rate at a step, in (0, 1].
 
@@ -44,7 +44,7 @@ def lr_multiplier(
     ½(1 − cos πx); so no step is wasted at rate 0 and step W is the first at the full rate. Then
     constant, or falling over the remaining steps, linearly or as half a cosine, to what would be 0
     at step `total_steps`. The TRB paper uses a 15-step cosine warm-up, then a constant rate; where
-    its first step starts is not stated.
+    its first step starts is not stated, and taken so here.
     Raises ValueError for a warm-up longer than the run.
     """
     if warmup_steps > total_steps:
