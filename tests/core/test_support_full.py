@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from oracles import objectives as oracle
 from torch import Tensor
 
+from oracles import objectives as oracle
 from tandem.core.divergences import entropy, kl
 from tandem.core.support import reverse_kl_full
 

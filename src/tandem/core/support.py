@@ -46,11 +46,15 @@ def reverse_kl_full(*, logits: Tensor, log_q: Tensor) -> tuple[Scored, Tensor]:
 class _FullReverseKL(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
-        log_p = logits - torch.logsumexp(logits, dim=-1, keepdim=True)
+        # In place throughout: each [*, V] tensor saved leaves room for more tokens per chunk. The
+        # maximum goes first, so that the logits' size costs no digits.
+        log_p = logits - logits.amax(-1, keepdim=True)
         p = log_p.exp()
+        total = p.sum(-1, keepdim=True)
+        p.div_(total)
+        log_p.sub_(total.log_())
         no_q = log_q == -torch.inf
         forbidden = (no_q & (log_p > -torch.inf)).any(-1)
-        # From here on in place: each [*, V] tensor saved is one more token per chunk.
         log_p.masked_fill_(p == 0, 0.0)
         entropy = -(p * log_p).sum(-1)
         log_ratio = log_p.sub_(log_q).masked_fill_(no_q, 0.0)
