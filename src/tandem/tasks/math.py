@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -138,7 +139,7 @@ class Math(Task):
                     f"row {number} of {source} has no user turn in its column {column!r}; "
                     "leave that row out"
                 )
-            identity = str(row["id"]) if "id" in row else f"{source}:{number}"
+            identity = str(row["id"]) if "id" in row else f"{Path(source).name}:{number}"
             answer = "" if answers is None else gold(lookup(row, answers))
             prompt = Prompt(id=identity, messages=messages, answer=answer)
             seen.setdefault(prompt.text, prompt)
