@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.oracles.divergences import entropy_of, jsd_of, kl_of
 from torch import Tensor
 
+from oracles.divergences import entropy_of, jsd_of, kl_of
 from tandem.core.divergences import entropy, forward_kl, generalised_jsd, kl, reverse_kl
 
 INF = math.inf
