@@ -1,243 +1,183 @@
-"""Answers compared by math-verify in worker processes that can be killed.
+"""A pool of grading processes that no answer can hang or harm.
 
-math-verify limits itself with SIGALRM, which works in a main thread only and cannot interrupt
-arithmetic on huge integers. So it runs in the main thread of fresh interpreters, and each
-comparison has an outer limit in wall time, after which its worker is killed and replaced.
-The workers are plain subprocesses: nothing of the caller is forked or imported again, so a script
-needs no `if __name__ == "__main__"` guard. POSIX only.
+Workers are separate interpreters that talk in JSON lines: they never import torch or the caller's
+`__main__`, and a script that grades needs no `if __name__ == "__main__"` guard.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import selectors
 import subprocess
 import sys
-import threading
 import time
-import weakref
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.metadata import version
-from pathlib import Path
 
-ANTLR = "4.13.2"
-# Answers in the evaluation sets have at most 210 characters; longer text is no answer to compare.
-MAX_ANSWER_LENGTH = 2_000
-_CACHED = 200_000
-_START_SECONDS = 120.0
-_WORKER = Path(__file__).with_name("grading_worker.py")
+from tandem.tasks.grading_worker import check_antlr
 
-Pair = tuple[str, str]
+# Longest answer worth parsing; a number, a tuple or a formula is far shorter.
+LONGEST = 1_000
+START_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`correct`: the answer equals the reference. `reason`: empty, or what kept them from being
-    compared: "timeout", "too long", "unreadable", "unreadable reference", "not comparable",
-    "worker died"."""
+    """Whether an answer equals the gold, and why it could not be told ("timeout", ...)."""
 
-    correct: bool
+    right: bool
     reason: str = ""
 
 
-def check_antlr(found: str) -> None:
-    """Refuse the versions of antlr's runtime with which math-verify reads answers wrongly."""
-    if found != ANTLR:
-        raise ValueError(
-            f"antlr4-python3-runtime is {found}, with which math-verify misreads answers such as "
-            f"50\\%; install antlr4-python3-runtime=={ANTLR}"
-        )
-
-
 class _Worker:
-    """One child process: starting, idle, or busy with `pair` until `deadline`."""
+    """One process, one question at a time."""
 
-    def __init__(self, limit_seconds: float) -> None:
-        self.limit_seconds = limit_seconds
-        # -P keeps this folder off the child's path, where our math.py would hide the library's.
-        command = [sys.executable, "-P", "-W", "ignore", str(_WORKER), str(limit_seconds)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tandem.tasks.grading_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            # Its own session: Ctrl-C is the trainer's to handle, and end of input ends a worker.
+            start_new_session=True,
+        )
         self.ready = False
-        self.pair: Pair | None = None
-        self.deadline = time.monotonic() + _START_SECONDS
-        self._received = b""
+        self.question: tuple[str, str] | None = None
+        self.deadline = time.monotonic() + START_SECONDS
+        self._partial = b""
 
-    def fileno(self) -> int:
+    @property
+    def pipe(self) -> int:
         assert self.process.stdout is not None
         return self.process.stdout.fileno()
 
-    @property
-    def waiting(self) -> bool:
-        """Whether something is expected of it: a verdict, or that it is ready."""
-        return self.pair is not None or not self.ready
+    def ask(self, question: tuple[str, str], *, limit: int, patience: float) -> None:
+        gold, answer = question
+        line = json.dumps({"gold": gold, "answer": answer, "limit": limit}) + "\n"
+        assert self.process.stdin is not None
+        self.question, self.deadline = question, time.monotonic() + patience
+        self.process.stdin.write(line.encode())
+        self.process.stdin.flush()
 
-    def send(self, pair: Pair) -> bool:
-        """Hand over one comparison; False where the process is gone."""
-        assert self.process.stdin is not None and not self.waiting
-        try:
-            self.process.stdin.write(json.dumps(pair).encode() + b"\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            return False
-        self.pair = pair
-        self.deadline = time.monotonic() + self.limit_seconds
-        return True
-
-    def receive(self) -> str | None:
-        """A complete line, "" while one is under way, or None where the process has ended."""
-        chunk = os.read(self.fileno(), 65536)
-        if not chunk:
+    def read(self) -> dict[str, object] | None:
+        """The reply, None while it is incomplete. Raises EOFError when the process has died."""
+        block = os.read(self.pipe, 65536)
+        if not block:
+            raise EOFError
+        self._partial += block
+        if not self._partial.endswith(b"\n"):
             return None
-        self._received += chunk
-        if not self._received.endswith(b"\n"):
-            return ""
-        line, self._received = self._received.decode(), b""
-        return line.strip()
+        reply, self._partial = json.loads(self._partial), b""
+        return reply
 
-    def stop(self, *, kill: bool) -> None:
-        """End the process: at once, or by ending its input and a second's patience."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        if kill:
-            self.process.kill()
-        try:
-            self.process.stdin.close()
-        except BrokenPipeError:
-            pass  # it ended with part of a request unread
-        try:
-            self.process.wait(timeout=1.0)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.process.stdout.close()
-
-
-def _stop_all(workers: list[_Worker], owner: int) -> None:
-    # A fork of the owner inherits the finaliser, but the workers are not its own.
-    if os.getpid() == owner:
-        while workers:
-            worker = workers.pop()
-            worker.stop(kill=worker.waiting)
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except BrokenPipeError:  # a question its reader never took
+                    continue
 
 
 class GradingPool:
-    """`workers` processes at most, started when there is work for them.
+    """Grades (gold, answer) pairs by math-verify in `workers` processes.
 
-    limit_seconds: wall time of one comparison, after which its worker is killed and the answer
-    counts as wrong. Verdicts are remembered by (gold, answer), timeouts too.
+    limit: whole seconds that parsing and comparing may take each; a worker that outlasts three
+    times that is killed and replaced, and its answer is wrong. Verdicts are cached.
     """
 
-    def __init__(self, *, workers: int, limit_seconds: float) -> None:
-        if workers < 1 or limit_seconds <= 0:
-            raise ValueError(
-                f"grading with {workers} workers and a limit of {limit_seconds} s is impossible; "
-                "give at least one worker and a positive limit"
-            )
-        check_antlr(version("antlr4-python3-runtime"))
+    def __init__(self, *, workers: int = 2, limit: int = 3) -> None:
+        check_antlr()
+        self.limit = limit
         self.size = workers
-        self.limit_seconds = limit_seconds
+        self.replaced = 0
         self._workers: list[_Worker] = []
-        self._verdicts: dict[Pair, Verdict] = {}
-        self._lock = threading.Lock()
-        # Runs when the pool is collected and, after Ctrl-C too, when the interpreter exits.
-        self.close = weakref.finalize(self, _stop_all, self._workers, os.getpid())
+        self._cache: dict[tuple[str, str], Verdict] = {}
+        atexit.register(self.close)
 
-    def __enter__(self) -> GradingPool:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    @property
-    def pids(self) -> list[int]:
-        """Process ids of the workers that exist now."""
-        return [worker.process.pid for worker in self._workers]
-
-    def grade(self, pairs: Sequence[Pair]) -> list[Verdict]:
-        """A verdict for each (gold, answer), in order.
-
-        Raises RuntimeError where a worker cannot be started.
-        """
-        assert self.close.alive, "the pool is closed"
-        with self._lock:
-            # The cache may forget while this call runs, so what it needs is taken out first.
-            known = {pair: self._verdicts.get(pair) for pair in pairs}
-            found = {pair: verdict for pair, verdict in known.items() if verdict is not None}
-            new = [pair for pair, verdict in known.items() if verdict is None]
-            for pair in new:
-                if len(pair[1]) > MAX_ANSWER_LENGTH:
-                    found[pair] = Verdict(correct=False, reason="too long")
-            try:
-                self._work(deque(pair for pair in new if pair not in found), found)
-            finally:
-                # After an interruption no later call may read this call's answers.
-                self._discard([w for w in self._workers if w.waiting])
-            self._remember(new, found)
-        return [found[pair] for pair in pairs]
-
-    def _remember(self, new: Iterable[Pair], found: dict[Pair, Verdict]) -> None:
-        for pair in new:
-            self._verdicts[pair] = found[pair]
-        while len(self._verdicts) > _CACHED:
-            del self._verdicts[next(iter(self._verdicts))]
-
-    def _work(self, todo: deque[Pair], found: dict[Pair, Verdict]) -> None:
-        while todo or any(w.pair is not None for w in self._workers):
-            busy = sum(w.waiting for w in self._workers)
-            while len(self._workers) < min(self.size, busy + len(todo)):
-                self._workers.append(_Worker(self.limit_seconds))
-            for worker in [w for w in self._workers if not w.waiting]:
-                if todo and worker.send(todo[0]):
-                    todo.popleft()
-                elif todo:
-                    self._discard([worker])
-            self._listen(found)
-
-    def _listen(self, found: dict[Pair, Verdict]) -> None:
-        """Wait for the next reply or the next deadline, and take in all that is due."""
-        waiting = [w for w in self._workers if w.waiting]
+    def grade(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
+        """One verdict per pair, in order."""
+        short = [pair for pair in pairs if len(pair[1]) <= LONGEST]
+        waiting = deque(dict.fromkeys(pair for pair in short if pair not in self._cache))
+        while len(self._workers) < min(self.size, len(waiting)):
+            self._workers.append(_Worker())
         with selectors.DefaultSelector() as selector:
-            for worker in waiting:
-                selector.register(worker, selectors.EVENT_READ)
-            patience = min((w.deadline for w in waiting), default=0.0) - time.monotonic()
-            heard = [key.fileobj for key, _ in selector.select(max(0.0, patience))]
-        for worker in waiting:
-            if worker in heard:
-                self._take(worker, worker.receive(), found)
-            elif time.monotonic() >= worker.deadline:
-                self._lose(worker, "timeout", found)
+            for worker in self._workers:
+                selector.register(worker.pipe, selectors.EVENT_READ, worker)
+            while waiting or any(worker.question for worker in self._workers):
+                self._round(selector, waiting)
+        return [
+            self._cache[pair] if len(pair[1]) <= LONGEST else Verdict(False, "too long")
+            for pair in pairs
+        ]
 
-    def _take(self, worker: _Worker, line: str | None, found: dict[Pair, Verdict]) -> None:
-        if line is None:
-            self._lose(worker, "worker died", found)
-        elif line and worker.pair is None:
-            assert line == "ready", f"a worker began with {line!r}"
+    def close(self) -> None:
+        """End the workers; the pool starts new ones when it is used again."""
+        for worker in self._workers:
+            worker.stop()
+        self._workers.clear()
+
+    def _round(self, selector: selectors.DefaultSelector, waiting: deque[tuple[str, str]]) -> None:
+        for worker in self._workers:
+            if worker.ready and worker.question is None and waiting:
+                worker.ask(waiting.popleft(), limit=self.limit, patience=3.0 * self.limit)
+        busy = [w for w in self._workers if w.question is not None or not w.ready]
+        patience = min(w.deadline for w in busy) - time.monotonic()
+        for key, _ in selector.select(timeout=max(0.0, patience)):
+            worker = key.data
+            try:
+                reply = worker.read()
+            except EOFError:
+                self._replace(selector, worker, "crashed")
+                continue
+            if reply is not None:
+                self._settle(worker, reply)
+        late = [w for w in self._workers if w.deadline < time.monotonic()]
+        for worker in late:
+            if worker.question is not None or not worker.ready:
+                self._replace(selector, worker, "timeout")
+
+    def _settle(self, worker: _Worker, reply: dict[str, object]) -> None:
+        if "ready" in reply:
             worker.ready = True
-        elif line and worker.pair is not None:
-            correct, reason = json.loads(line)
-            found[worker.pair] = Verdict(correct=correct, reason=reason)
-            worker.pair = None
+            return
+        assert worker.question is not None
+        right = reply.get("right") is True
+        self._cache[worker.question] = Verdict(right, str(reply.get("error", "")))
+        worker.question = None
 
-    def _lose(self, worker: _Worker, reason: str, found: dict[Pair, Verdict]) -> None:
-        pair = worker.pair
-        self._discard([worker])
-        if pair is None:
+    def _replace(self, selector: selectors.DefaultSelector, worker: _Worker, reason: str) -> None:
+        selector.unregister(worker.pipe)
+        worker.stop()
+        self._workers.remove(worker)
+        if worker.question is None:
             raise RuntimeError(
-                f"a grading worker did not start ({reason}); to see why, run "
-                f"{sys.executable} -P {_WORKER} 10"
+                "a grading process did not start; run python -m tandem.tasks.grading_worker "
+                "to see why"
             )
-        found[pair] = Verdict(correct=False, reason=reason)
+        self._cache[worker.question] = Verdict(False, reason)
+        fresh = _Worker()
+        self.replaced += 1
+        self._workers.append(fresh)
+        selector.register(fresh.pipe, selectors.EVENT_READ, fresh)
 
-    def _discard(self, workers: Iterable[_Worker]) -> None:
-        for worker in workers:
-            self._workers.remove(worker)
-            worker.stop(kill=True)
 
-
-@lru_cache(maxsize=None)
-def shared_pool(*, workers: int, limit_seconds: float) -> GradingPool:
-    """The one pool of this process with these settings; it ends with the process."""
-    return GradingPool(workers=workers, limit_seconds=limit_seconds)
+def last_boxed(text: str) -> str | None:
+    r"""The content of the last `\boxed{…}` whose braces balance; None where there is none."""
+    start = len(text)
+    while (start := text.rfind("\\boxed", 0, start)) >= 0:
+        open_at = start + len("\\boxed")
+        if text[open_at : open_at + 1] != "{":
+            continue
+        depth = 0
+        for at in range(open_at, len(text)):
+            if text[at] in "{}" and text[at - 1] != "\\":
+                depth += 1 if text[at] == "{" else -1
+                if depth == 0:
+                    return text[open_at + 1 : at].strip()
+    return None
