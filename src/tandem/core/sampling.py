@@ -12,7 +12,7 @@ from torch import Tensor
 
 BLOCK = 512
 # Below this a second level costs more calls than the pass it saves.
-ONE_LEVEL = 2048
+ONE_LEVEL = 640
 
 
 @torch.no_grad()
