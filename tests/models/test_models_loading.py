@@ -125,6 +125,16 @@ def test_a_missing_model_is_one_sentence(path: str, sentence: str, monkeypatch: 
     assert sentence in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_hub_id_that_cannot_be_had_is_one_sentence(monkeypatch: Any) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        ValueError, match=r"cannot open model 'nobody/nothing' \(.*\): it is no "
+    ) as e:
+        load_model(ModelSettings(path="nobody/nothing"))
+    assert "check the spelling of the hub id and the connection" in str(e.value)
+    assert "\n" not in str(e.value)
+
+
 def test_a_folder_without_a_model_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ValueError) as caught:
         load_model(ModelSettings(path=str(tmp_path)))

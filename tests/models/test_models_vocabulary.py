@@ -122,6 +122,16 @@ def test_the_input_is_not_modified_and_leading_shapes_do_not_matter() -> None:
     assert torch.equal(found.view(-1, 4), flat)
 
 
+def test_what_decoding_in_inference_mode_leaves_behind_can_be_trained_with() -> None:
+    a = Alignment(size=7, end_id=6, student_end_ids=(6, 5), teacher_end_ids=(4,))
+    raw = torch.zeros(2, 8)
+    with torch.inference_mode():
+        canonicalise(raw, own_end_ids=(6, 5), alignment=a)
+    raw.requires_grad_()
+    canonicalise(raw, own_end_ids=(6, 5), alignment=a)[:, 6].sum().backward()
+    assert raw.grad is not None and raw.grad[0].tolist() == [0, 0, 0, 0, 0, 0.5, 0.5, 0]
+
+
 def test_shared_size_is_the_smallest_of_rows_and_tokenizer_ids(make_loaded: Any) -> None:
     student = make_loaded(rows=16, words=WORDS, end_ids=(3,))
     teacher = make_loaded(rows=20, words=WORDS, end_ids=(5, 3))

@@ -9,6 +9,7 @@ Shapes: R rows of a head, V shared vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -91,12 +92,20 @@ def canonicalise(logits: Tensor, *, own_end_ids: tuple[int, ...], alignment: Ali
     renamed = set(own_end_ids) != {slot}
     if not renamed and not aliases:
         return shared
-    own = logits[..., list(own_end_ids)]
+    own = logits.index_select(-1, _index(own_end_ids, logits.device))
     end = own.logsumexp(-1, keepdim=True) if len(own_end_ids) > 1 else own
     masked = end.new_full((), -torch.inf).expand(*end.shape[:-1], len(aliases))
-    ids = torch.tensor([slot, *aliases], device=logits.device)
+    ids = _index((slot, *aliases), logits.device)
     # One indexed copy for slot and aliases together: the vocabulary is read and written once.
     return shared.index_copy(-1, ids, torch.cat([end, masked], -1))
+
+
+@lru_cache(maxsize=64)
+def _index(ids: tuple[int, ...], device: torch.device) -> Tensor:
+    # Kept, because a copy to a GPU at every decoded token would wait for it; and made outside
+    # inference mode, because training may be the next to use it.
+    with torch.inference_mode(False):
+        return torch.tensor(ids, device=device)
 
 
 def same_weights(a: LoadedModel, b: LoadedModel) -> bool:
