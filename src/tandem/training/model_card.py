@@ -1,0 +1,88 @@
+"""The final model: a folder that `from_pretrained` opens, with a card that says what it is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from tandem.models.loading import LoadedModel
+from tandem.training.checkpoint import sync_folder
+from tandem.training.config import RunConfig, dump_config
+
+
+def save_final(
+    folder: Path, *, student: LoadedModel, config: RunConfig, metrics: dict[str, float]
+) -> None:
+    """Write weights, tokenizer, end ids and model card to `folder`, whole or not at all."""
+    partial = folder.with_name(f".partial-{folder.name}")
+    if partial.exists():
+        shutil.rmtree(partial)
+    model = student.model
+    if model.generation_config is not None:
+        # The ids the student was trained to end with, so that whoever loads it stops there too.
+        model.generation_config.eos_token_id = list(student.end_ids)
+    model.save_pretrained(partial)
+    student.tokenizer.save_pretrained(partial)
+    card = model_card(config, metrics)
+    (partial / "README.md").write_text(card, encoding="utf-8")
+    sync_folder(partial)
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
+
+
+def model_card(config: RunConfig, metrics: dict[str, float]) -> str:
+    """The card: how it was made, what it scored, how to load it. metrics: the last of each key."""
+    rows = "\n".join(f"| `{name}` | {value:.4g} |" for name, value in sorted(metrics.items()))
+    hub_ids = [p for p in (config.student.path, config.teacher.path) if _is_hub_id(p)]
+    header = {"library_name": "transformers", "tags": ["tandem", "on-policy-distillation"]}
+    if hub_ids:
+        header["base_model"] = hub_ids
+    front = "\n".join(f"{key}: {json.dumps(value)}" for key, value in header.items())
+    return f"""---
+{front}
+---
+
+# {config.name}
+
+A student distilled with [tandem](https://pypi.org/project/tandem-opd/): it wrote its own answers,
+and learnt from what the teacher would have said at every token.
+
+| | |
+|---|---|
+| student | `{config.student.path}` |
+| teacher | `{config.teacher.path}` |
+| task | `{config.task.kind}` |
+| behaviour | `{config.behaviour.kind}` |
+| objective | `{config.objective.kind}` |
+| optimiser steps | {config.training.steps} |
+| seed | {config.seed} |
+
+## Load it
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+```
+
+It reads {"plain text" if config.student.prompt == "plain" else "its tokenizer's chat template"}.
+
+## Last metrics
+
+| key | value |
+|---|---|
+{rows}
+
+## Every setting
+
+```yaml
+{dump_config(config).rstrip()}
+```
+"""
+
+
+def _is_hub_id(path: str) -> bool:
+    return path.count("/") == 1 and not path.startswith((".", "/", "~")) and not Path(path).exists()

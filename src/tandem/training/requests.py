@@ -1,0 +1,94 @@
+"""Which prompts a step answers: a pure function of the seed and the step, so resuming costs
+nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+from tandem.tasks.base import Prompt
+from tandem.training.config import RolloutSettings
+from tandem.training.parallel import World, share
+from tandem.types import Request
+
+Encode = Callable[[Prompt], tuple[int, ...]]
+
+
+class RequestSource:
+    """The training prompts that fit, in one random order per epoch, as requests.
+
+    encode_student, encode_teacher: a prompt as each model reads it. steps: how many steps will
+    ask; only as many prompts are encoded as those need. `dropped` counts the prompts met on the
+    way that were longer than the limit for either model: they are never cut.
+
+    Raises ValueError where there are no prompts, or none is short enough.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        encode_student: Encode,
+        encode_teacher: Encode,
+        settings: RolloutSettings,
+        seed: int,
+        steps: int,
+    ) -> None:
+        if not prompts:
+            raise ValueError("the task has no training prompts; check its data set and split")
+        self.settings = settings
+        self.seed = seed
+        self.dropped = 0
+        self.prompts: list[Prompt] = []
+        self._encoded: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+        shortest = None
+        for i in _shuffled(len(prompts), seed=seed, epoch=0):
+            if len(self.prompts) == steps * settings.prompts_per_step:
+                break
+            pair = encode_student(prompts[i]), encode_teacher(prompts[i])
+            length = max(map(len, pair))
+            shortest = length if shortest is None else min(shortest, length)
+            if length > settings.max_prompt_tokens:
+                self.dropped += 1
+                continue
+            self.prompts.append(prompts[i])
+            self._encoded.append(pair)
+        if not self.prompts:
+            raise ValueError(
+                f"all {self.dropped} training prompts are longer than rollout.max_prompt_tokens "
+                f"({settings.max_prompt_tokens}); the shortest needs {shortest}"
+            )
+
+    def __call__(self, step: int, world: World) -> list[Request]:
+        """This rank's requests of the update that follows `step` finished ones.
+
+        A request's id is its place in the whole run, so draws depend on neither ranks nor batches.
+        """
+        per_step, samples = self.settings.prompts_per_step, self.settings.samples_per_prompt
+        requests: list[Request] = []
+        for place in share(per_step, world):
+            asked = step * per_step + place
+            student_ids, teacher_ids = self._encoded[self._index(asked)]
+            requests += [
+                Request(asked * samples + s, student_ids, teacher_ids) for s in range(samples)
+            ]
+        return requests
+
+    def prompt_of(self, request: Request) -> Prompt:
+        """The prompt that `request` came from."""
+        return self.prompts[self._index(request.id // self.settings.samples_per_prompt)]
+
+    def _index(self, asked: int) -> int:
+        epoch, place = divmod(asked, len(self.prompts))
+        # The first epoch's order is the one the prompts were met in.
+        return place if epoch == 0 else self._order(epoch)[place]
+
+    def _order(self, epoch: int) -> list[int]:
+        return _shuffled(len(self.prompts), seed=self.seed, epoch=epoch)
+
+
+def _shuffled(count: int, *, seed: int, epoch: int) -> list[int]:
+    order = list(range(count))
+    # Seeded by text: the same order in every process and version of Python.
+    Random(f"prompts {seed} {epoch}").shuffle(order)
+    return order

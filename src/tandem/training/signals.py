@@ -1,0 +1,41 @@
+"""Ctrl-C and SIGTERM ask a run to finish its step, save, and leave."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class StopRequest:
+    """Whether somebody has asked the run to stop."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt  # asked twice: now, without saving
+        self.asked = True
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Turn SIGINT and SIGTERM into a request for as long as the block lasts.
+
+    Outside the main thread Python allows no handlers: the request then never comes.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    old = [signal.signal(number, request) for number in numbers]
+    try:
+        yield request
+    finally:
+        for number, handler in zip(numbers, old, strict=True):
+            signal.signal(number, handler)

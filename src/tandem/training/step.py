@@ -1,0 +1,148 @@
+"""The step module: everything one update computes, in one forward.
+
+Student body, its head, the teacher and the chunked objective live in one nn.Module, so that
+sharded parameters (tied heads too) are gathered exactly where they are used.
+Shapes: N tokens, C tokens of a chunk, V shared vocabulary, H hidden size, K support.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from tandem.core.divergences import entropy
+from tandem.core.reduce import MetricSums
+from tandem.models.speaker import Speaker
+from tandem.objectives.base import Objective
+from tandem.training.batch import Inputs, MicroBatch
+from tandem.types import Clock, SignalSpec, TeacherSignal, TokenBatch
+
+
+class StepModule(nn.Module):
+    """Scores micro-batches; its `forward` returns this rank's part of the step's one loss."""
+
+    def __init__(
+        self, *, student: Speaker, teacher: Speaker, objective: Objective, chunk_bytes: int
+    ) -> None:
+        super().__init__()
+        # Registered as modules; the speakers reach the same parameters through them.
+        self.student_model = student.model
+        self.teacher_model = teacher.model
+        self.student = student
+        self.teacher = teacher
+        self.objective = objective
+        self.chunk_bytes = chunk_bytes
+
+    @property
+    def record(self) -> SignalSpec:
+        """What a roll-out should keep: all that the objective reads, and the teacher's entropy
+        for the log, which costs a blended roll-out only the sum."""
+        return replace(self.objective.needs(), teacher_entropy=True)
+
+    def forward(
+        self, batch: MicroBatch, *, clock: Clock, scale: float
+    ) -> tuple[Tensor, MetricSums]:
+        """Σ weight · surrogate · scale, with gradient, and the sums of this batch's metrics.
+
+        scale: 1 / the plan's denominator over all ranks, times whatever the gradient reduction
+        divides by. The teacher runs only where the record does not cover what the objective
+        needs. An empty batch gives 0 with zero gradients.
+        """
+        hidden_NH = _predicting(self.student, batch.student)
+        teacher_NH = self._teacher_states(batch)
+        sums = MetricSums()
+
+        def score(logits_CV: Tensor, rows: slice) -> Tensor:
+            weight, tokens = batch.weight[rows], batch.tokens[rows]
+            signal = batch.signal[rows]
+            if teacher_NH is not None:
+                signal = complete(
+                    signal,
+                    teacher_logits=self.teacher.logits(teacher_NH[rows]),
+                    tokens=tokens,
+                    spec=self.objective.needs(),
+                )
+            result = self.objective.loss(
+                logits_CV, signal=signal, tokens=tokens, weight=weight, clock=clock
+            )
+            loss = (weight * result.surrogate).sum()
+            trained = weight != 0
+            sums.add(result.metrics)
+            sums.add({"reverse_kl": ((result.value * trained).sum(), trained.sum())})
+            # The loss is divided like its gradient, by the step's denominator, and not here.
+            sums.add({"loss": (loss, 0.0)})
+            if signal.entropy is not None:
+                sums.add({"teacher_entropy": (signal.entropy.sum(), float(len(tokens)))})
+            return loss * scale
+
+        loss = self.student.chunked(hidden_NH, score, chunk_bytes=self.chunk_bytes)
+        return loss, sums
+
+    @torch.no_grad()
+    def _teacher_states(self, batch: MicroBatch) -> Tensor | None:
+        """[N, H] of the teacher, or None where its log-probs are already on record."""
+        if not len(batch.tokens) or _covers(batch.signal, self.objective.needs()):
+            return None
+        if batch.signal.hidden is not None:
+            return batch.signal.hidden
+        return _predicting(self.teacher, batch.teacher)
+
+
+def complete(
+    signal: TeacherSignal, *, teacher_logits: Tensor, tokens: TokenBatch, spec: SignalSpec
+) -> TeacherSignal:
+    """The signal of one chunk with what `spec` needs filled in from the teacher's logits [C, V].
+
+    What was recorded stays as it is. The student's top-k ids are those of the rollout: they are
+    never selected again. Dense log q [C, V] exists for this chunk only.
+    """
+    with torch.no_grad():
+        logp = torch.log_softmax(teacher_logits, dim=-1)
+        sampled, student_topk = signal.sampled_logp, signal.student_topk_logp
+        teacher_ids, teacher_topk = signal.teacher_topk_ids, signal.teacher_topk_logp
+        if spec.sampled and sampled is None:
+            sampled = logp.gather(-1, tokens.ids.unsqueeze(-1)).squeeze(-1)
+        if spec.student_topk and student_topk is None:
+            assert signal.student_topk_ids is not None, "the rollout recorded no top-k ids"
+            student_topk = logp.gather(-1, signal.student_topk_ids)
+        if spec.teacher_topk and teacher_topk is None:
+            teacher_topk, teacher_ids = logp.topk(spec.teacher_topk, dim=-1)
+        return TeacherSignal(
+            sampled_logp=sampled,
+            student_topk_ids=signal.student_topk_ids,
+            student_topk_logp=student_topk,
+            teacher_topk_ids=teacher_ids,
+            teacher_topk_logp=teacher_topk,
+            entropy=entropy(logp) if signal.entropy is None else signal.entropy,
+            hidden=signal.hidden,
+            logp=logp if spec.dense else None,
+        )
+
+
+def _covers(signal: TeacherSignal, spec: SignalSpec) -> bool:
+    # Recorded hidden states still have to go through the teacher's head.
+    return signal.covers(spec) and not (spec.dense and signal.logp is None)
+
+
+def _predicting(speaker: Speaker, inputs: Inputs) -> Tensor:
+    """[N, H] hidden states that predict the response tokens, valid positions only."""
+    hidden_BLH = speaker.hidden(inputs.ids, inputs.positions)
+    return hidden_BLH.flatten(0, 1).index_select(0, inputs.index)
+
+
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers that are gathered, and recomputed, one at a time."""
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def recompute_layers(model: PreTrainedModel) -> None:
+    """Keep only each layer's input for the backward and compute the rest again there."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for layer in decoder_layers(model):
+        # The flag that transformers asks for, on the layer alone: what lies inside stays in
+        # evaluation mode, so no dropout sets the law that is trained apart from the one that spoke.
+        layer.training = True

@@ -1,0 +1,204 @@
+"""The step module against plain autograd on full logits, and what it must not depend on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from training_tiny import ALIGNMENT, CLOCK, roll_out, step_module, tiny_pair
+
+from tandem.behaviours import Behaviour, Student, Teacher, TrustRegionBlend
+from tandem.core.reduce import MetricSums
+from tandem.models.speaker import Speaker
+from tandem.objectives import ReverseKL
+from tandem.training.batch import empty_micro_batch, pack
+from tandem.training.step import StepModule
+from tandem.types import Rollout, TeacherSignal
+
+WARMUP = TrustRegionBlend(budget=0.05, warmup_steps=4)
+
+
+def naive_logp(speaker: Speaker, prompt: tuple[int, ...], rollout: Rollout) -> Tensor:
+    """[T, V] log-probs of each response token's law, one sequence at a time, all logits there:
+    the model's own forward, then the end's probability moved onto the student's end id."""
+    ids = torch.cat([torch.tensor(prompt), rollout.ids])[None]
+    logits = speaker.model(input_ids=ids).logits[0, len(prompt) - 1 : -1, : ALIGNMENT.size]
+    probability = logits.softmax(-1)
+    end = probability[:, list(speaker.own_end_ids)].sum(-1)
+    moved = probability.clone()
+    moved[:, [2, 5]] = 0.0
+    moved[:, ALIGNMENT.end_id] = end
+    law = moved / moved.sum(-1, keepdim=True)
+    return torch.where(law > 0, law, 1.0).log().masked_fill(law == 0, -torch.inf)
+
+
+def naive_loss(
+    student: Speaker, teacher: Speaker, rollouts: list[Rollout], *, top_k: int | None
+) -> Tensor:
+    """The mean over all tokens of the full reverse KL, or of TRB's form on recorded ids."""
+    terms: list[Tensor] = []
+    for rollout in rollouts:
+        log_p = naive_logp(student, rollout.request.student_ids, rollout)
+        with torch.no_grad():
+            log_q = naive_logp(teacher, rollout.request.teacher_ids, rollout)
+        if top_k is None:
+            alive = log_p > -torch.inf
+            safe_p, safe_q = log_p.masked_fill(~alive, 0.0), log_q.masked_fill(~alive, 0.0)
+            terms.append((alive * safe_p.exp() * (safe_p - safe_q)).sum(-1))
+        else:
+            ids = rollout.signal.student_topk_ids
+            assert ids is not None
+            log_p, log_q = log_p.gather(-1, ids), log_q.gather(-1, ids)
+            p = log_p.exp()
+            weight = (p / p.sum(-1, keepdim=True) * (log_p - log_q)).detach()
+            terms.append((weight * log_p).sum(-1))
+    return torch.cat(terms).mean()
+
+
+def gradients(model: torch.nn.Module) -> dict[str, Tensor]:
+    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def step_gradient(
+    module: StepModule, rollouts: list[Rollout], *, token_budget: int = 10_000
+) -> tuple[float, dict[str, Tensor]]:
+    """The loss of the step and its gradient, over micro-batches of at most `token_budget`."""
+    count = sum(map(len, rollouts))
+    total = 0.0
+    batches = pack(rollouts, [torch.ones(len(r)) for r in rollouts], token_budget=token_budget)
+    for batch in batches:
+        loss, _ = module(batch, clock=CLOCK, scale=1.0 / count)
+        loss.backward()
+        total += float(loss.detach())
+    return total, gradients(module.student_model)
+
+
+def assert_same_gradient(a: dict[str, Tensor], b: dict[str, Tensor], *, tolerance: float) -> None:
+    """Every entry within `tolerance` of the other, on the scale of the whole gradient."""
+    assert a.keys() == b.keys()
+    scale = max(float(g.abs().max()) for g in a.values())
+    assert scale > 1e-4, "a gradient that vanishes proves nothing"
+    for name in a:
+        assert float((a[name] - b[name]).abs().max()) < tolerance * scale, name
+
+
+FORMS = {"full": ReverseKL(support="full"), "student_topk": ReverseKL(top_k=4)}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("behaviour", [Student(), WARMUP, Teacher()], ids=lambda b: b.kind)
+def test_gradient_is_that_of_full_logits_for_a_base_student_and_a_chat_teacher(
+    form: str, tied: bool, behaviour: Behaviour
+) -> None:
+    objective = FORMS[form]
+    student, teacher = tiny_pair(tied=tied)
+    rollouts = roll_out(student, teacher, objective, behaviour=behaviour)
+    expected = naive_loss(student, teacher, rollouts, top_k=objective.top_k)
+    expected.backward()
+    truth = gradients(student.model)
+    loss, found = step_gradient(step_module(student, teacher, objective), rollouts)
+    assert loss == pytest.approx(float(expected.detach()), rel=1e-5, abs=1e-6)
+    assert_same_gradient(found, truth, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_recorded_teacher_statistics_give_the_gradient_of_fresh_ones(form: str) -> None:
+    objective = FORMS[form]
+    student, teacher = tiny_pair()
+    recorded = roll_out(student, teacher, objective, behaviour=WARMUP)
+    forgotten = [_without_teacher(rollout) for rollout in recorded]
+    module = step_module(student, teacher, objective)
+    loss, with_record = step_gradient(module, recorded)
+    fresh_loss, fresh = step_gradient(module, forgotten)
+    assert loss == pytest.approx(fresh_loss, rel=1e-5, abs=1e-6)
+    assert_same_gradient(with_record, fresh, tolerance=1e-5)
+
+
+def test_a_recorded_top_k_runs_no_teacher_at_all() -> None:
+    objective = FORMS["student_topk"]
+    student, teacher = tiny_pair()
+    rollouts = roll_out(student, teacher, objective, behaviour=WARMUP)
+    with torch.no_grad():
+        for parameter in teacher.model.parameters():
+            parameter.fill_(torch.nan)  # any use of it would show
+    loss, found = step_gradient(step_module(student, teacher, objective), rollouts)
+    assert loss == loss and all(torch.isfinite(g).all() for g in found.values())
+
+
+def _without_teacher(rollout: Rollout) -> Rollout:
+    ids = rollout.signal.student_topk_ids
+    return replace(rollout, signal=TeacherSignal(student_topk_ids=ids), teacher_logp=None)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("token_budget", [1, 25, 60])
+def test_loss_and_gradient_do_not_depend_on_micro_batches(form: str, token_budget: int) -> None:
+    objective = FORMS[form]
+    student, teacher = tiny_pair(dtype=torch.float64)
+    rollouts = roll_out(student, teacher, objective)
+    module = step_module(student, teacher, objective)
+    whole_loss, whole = step_gradient(module, rollouts)
+    loss, found = step_gradient(module, rollouts, token_budget=token_budget)
+    assert loss == pytest.approx(whole_loss, rel=1e-9)
+    assert_same_gradient(found, whole, tolerance=1e-9)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_loss_and_gradient_do_not_depend_on_the_order_of_rollouts(form: str) -> None:
+    objective = FORMS[form]
+    student, teacher = tiny_pair(dtype=torch.float64)
+    rollouts = roll_out(student, teacher, objective)
+    module = step_module(student, teacher, objective)
+    loss, found = step_gradient(module, rollouts, token_budget=40)
+    other_loss, other = step_gradient(module, rollouts[::-1], token_budget=40)
+    assert loss == pytest.approx(other_loss, rel=1e-9)
+    assert_same_gradient(found, other, tolerance=1e-9)
+
+
+def test_loss_and_gradient_do_not_depend_on_the_chunk_size() -> None:
+    student, teacher = tiny_pair(dtype=torch.float64)
+    rollouts = roll_out(student, teacher, FORMS["full"])
+    results = [
+        step_gradient(step_module(student, teacher, FORMS["full"], chunk_bytes=size), rollouts)
+        for size in (1, 4 * 40 * 7, 2**20)
+    ]
+    for loss, found in results[1:]:
+        assert loss == pytest.approx(results[0][0], rel=1e-9)
+        assert_same_gradient(found, results[0][1], tolerance=1e-9)
+
+
+def test_an_empty_batch_gives_loss_zero_and_zero_gradients() -> None:
+    student, teacher = tiny_pair()
+    module = step_module(student, teacher, FORMS["full"])
+    loss, sums = module(empty_micro_batch(), clock=CLOCK, scale=0.0)
+    loss.backward()
+    assert float(loss.detach()) == 0.0 and not sums.names
+    found = gradients(student.model)
+    assert found.keys() == dict(student.model.named_parameters()).keys()
+    assert all(not g.any() for g in found.values())
+
+
+def test_reverse_kl_is_logged_as_the_mean_over_tokens() -> None:
+    student, teacher = tiny_pair()
+    rollouts = roll_out(student, teacher, FORMS["full"])
+    module = step_module(student, teacher, FORMS["full"])
+    batches = pack(rollouts, [torch.ones(len(r)) for r in rollouts], token_budget=30)
+    assert len(batches) > 1
+    sums = MetricSums()
+    for batch in batches:
+        sums.merge(module(batch, clock=CLOCK, scale=1.0)[1])
+    expected = naive_loss(student, teacher, rollouts, top_k=None)
+    assert sums.means()["reverse_kl"] == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+def test_the_step_trains_the_student_and_nothing_else() -> None:
+    student, teacher = tiny_pair()
+    rollouts = roll_out(student, teacher, FORMS["full"])
+    module = step_module(student, teacher, FORMS["full"])
+    step_gradient(module, rollouts)
+    assert all(p.grad is None for p in teacher.model.parameters())
