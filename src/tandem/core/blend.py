@@ -142,7 +142,8 @@ def _blend_chunk(p: Tensor, q: Tensor, beta: Rows, logp: Tensor, spent: Rows) ->
 
 def _room(allowed: Rows, pair: Pair) -> Rows:
     """The budget left once the common support is paid for; nothing is left where it is empty."""
-    return np.where(np.isfinite(pair.lost), allowed - np.where(pair.lost < 0, 0, pair.lost), 0.0)
+    possible = np.isfinite(pair.lost)
+    return np.where(possible, allowed - np.where(possible, pair.lost, 0.0), 0.0)
 
 
 def _as_rows(student_logp: Tensor, teacher_logp: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ from tandem.core.bracket import MONOTONE, Bracket, Flags, Rows
 RELATIVE, ABSOLUTE = 1e-3, 5e-7
 NOISE, NOISE_KL = 2e-7, 2e-6
 # After these many passes every other one halves the bracket; after the last, the feasible end.
-HALVE_AFTER, MAX_PASSES = 7, 24
+HALVE_AFTER, MAX_PASSES = 5, 24
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ Flags = NDArray[np.bool_]
 # An inverse slope beyond this many times the secant, or below its reciprocal, is worth a second
 # look; beyond three times, the cubic would leave the bracket (Fritsch and Carlson 1980).
 CROOKED, MONOTONE = 2.0, 3.0
+# How much of the bracket a straight line from one end may cross.
+NEAR = 0.5
 TINY = 1e-150
 
 
@@ -39,33 +41,36 @@ class Bracket:
     def propose(self) -> Rows:
         """The next argument to try, [A], inside the bracket."""
         width, span = self.high - self.low, self.g_high - self.g_low
+        t = (self.target - self.g_low) / span
         at_low = span / np.maximum(width * self.slope_low, TINY)
         at_high = span / np.maximum(width * self.slope_high, TINY)
-        trial = self.low + width * _cubic((self.target - self.g_low) / span, at_low, at_high)
-        bend = np.maximum(_bend(at_low), _bend(at_high))
-        crooked = bend > CROOKED
+        share = _cubic(t, at_low, at_high)
+        crooked = _bend(at_low, at_high) > CROOKED
         if crooked.any():
-            flat = at_low[crooked] > MONOTONE
             some = self.keep(crooked)
-            trial[crooked] = some._propose_crooked(trial[crooked], bend[crooked], flat)
-        return trial
+            share[crooked] = some._share(t[crooked], at_low[crooked], at_high[crooked])
+        return self.low + width * share
 
-    def _propose_crooked(self, trial: Rows, bend: Rows, flat: Flags) -> Rows:
-        """A better trial, where log g is straighter than g, or g is still `flat` and unknown."""
+    def _share(self, t: Rows, at_low: Rows, at_high: Rows) -> Rows:
+        """Where in the bracket to try, in [0, 1], for rows on which the cubic of g is strained."""
         width, known = self.high - self.low, self.g_low > self.noise
         # Relative slopes: those of log g.
         relative_low = self.slope_low / np.maximum(self.g_low, self.noise)
         relative_high = self.slope_high / self.g_high
         span = np.log(self.g_high / np.maximum(self.g_low, self.noise))
-        at_low = span / np.maximum(width * relative_low, TINY)
-        at_high = span / np.maximum(width * relative_high, TINY)
-        straighter = known & (np.maximum(_bend(at_low), _bend(at_high)) < bend)
         drop = np.log(self.g_high / self.target)
-        by_log = self.low + width * _cubic(1.0 - drop / span, at_low, at_high)
-        # Newton's step from the high end on log g against the log of the argument.
+        log_low = span / np.maximum(width * relative_low, TINY)
+        log_high = span / np.maximum(width * relative_high, TINY)
+        straighter = known & (_bend(log_low, log_high) < _bend(at_low, at_high))
+        share = _near_or_cubic(
+            np.where(straighter, 1.0 - drop / span, t),
+            np.where(straighter, log_low, at_low),
+            np.where(straighter, log_high, at_high),
+        )
+        # Where g has not begun to rise, Newton from above on log g against the log of the argument.
         by_newton = self.high * np.exp(-drop / np.maximum(self.high * relative_high, TINY))
-        far = ~known & flat & (by_newton > self.low)
-        return np.where(straighter, by_log, np.where(far, by_newton, trial))
+        far = ~known & (at_low > MONOTONE) & (by_newton > self.low)
+        return np.where(far, (by_newton - self.low) / width, share)
 
     def halve(self) -> Rows:
         """The middle of each bracket, [A]."""
@@ -99,6 +104,18 @@ def _cubic(t: Rows, at_low: Rows, at_high: Rows) -> Rows:
     return t * (rest * (rest * at_low + 3.0 * t - t * at_high) + t * t)
 
 
-def _bend(slope: Rows) -> Rows:
-    """How far a slope is from the secant's, as a ratio ≥ 1."""
-    return np.maximum(slope, 1.0 / np.maximum(slope, TINY))
+def _near_or_cubic(t: Rows, at_low: Rows, at_high: Rows) -> Rows:
+    """The cubic, or a straight line from the end close by whose slope the cubic would have cut.
+
+    Cutting it there would make every further step fall short by the same factor.
+    """
+    from_low, from_high = t * at_low, (1.0 - t) * at_high
+    share = _cubic(t, at_low, at_high)
+    share = np.where((at_low > MONOTONE) & (from_low < NEAR), from_low, share)
+    return np.where((at_high > MONOTONE) & (from_high < NEAR), 1.0 - from_high, share)
+
+
+def _bend(at_low: Rows, at_high: Rows) -> Rows:
+    """How far the slopes are from the secant's, as a ratio ≥ 1."""
+    most, least = np.maximum(at_low, at_high), np.minimum(at_low, at_high)
+    return np.maximum(most, 1.0 / np.maximum(least, TINY))
