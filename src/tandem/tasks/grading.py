@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import re
 import selectors
 import subprocess
 import sys
@@ -16,12 +17,15 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from tandem.tasks.grading_worker import check_antlr
 
 # Longest answer worth parsing; a number, a tuple or a formula is far shorter.
 LONGEST = 1_000
 START_SECONDS = 120.0
+# A box opening, an escaped character (`\{` need not be paired), or a brace.
+_BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +58,18 @@ class _Worker:
         assert self.process.stdout is not None
         return self.process.stdout.fileno()
 
-    def ask(self, question: tuple[str, str], *, limit: int, patience: float) -> None:
+    def ask(self, question: tuple[str, str], *, limit: int, patience: float) -> bool:
+        """Hand over a question; False where the process is already dead."""
         gold, answer = question
         line = json.dumps({"gold": gold, "answer": answer, "limit": limit}) + "\n"
         assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(line.encode())
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            return False
         self.question, self.deadline = question, time.monotonic() + patience
-        self.process.stdin.write(line.encode())
-        self.process.stdin.flush()
+        return True
 
     def read(self) -> dict[str, object] | None:
         """The reply, None while it is incomplete. Raises EOFError when the process has died."""
@@ -125,9 +134,13 @@ class GradingPool:
     def _round(self, selector: selectors.DefaultSelector, waiting: deque[tuple[str, str]]) -> None:
         for worker in self._workers:
             if worker.ready and worker.question is None and waiting:
-                worker.ask(waiting.popleft(), limit=self.limit, patience=3.0 * self.limit)
+                # One that died while idle keeps its question here; its pipe's end comes next.
+                taken = worker.ask(waiting[0], limit=self.limit, patience=3.0 * self.limit)
+                if taken:
+                    waiting.popleft()
         busy = [w for w in self._workers if w.question is not None or not w.ready]
-        patience = min(w.deadline for w in busy) - time.monotonic()
+        now = time.monotonic()
+        patience = min((w.deadline for w in busy), default=now) - now
         for key, _ in selector.select(timeout=max(0.0, patience)):
             worker = key.data
             try:
@@ -155,29 +168,38 @@ class GradingPool:
         selector.unregister(worker.pipe)
         worker.stop()
         self._workers.remove(worker)
-        if worker.question is None:
+        if not worker.ready:
             raise RuntimeError(
                 "a grading process did not start; run python -m tandem.tasks.grading_worker "
                 "to see why"
             )
-        self._cache[worker.question] = Verdict(False, reason)
+        if worker.question is not None:
+            self._cache[worker.question] = Verdict(False, reason)
         fresh = _Worker()
         self.replaced += 1
         self._workers.append(fresh)
         selector.register(fresh.pipe, selectors.EVENT_READ, fresh)
 
 
+@cache
+def shared_pool(*, workers: int, limit: int) -> GradingPool:
+    """The one pool of this process with these settings."""
+    return GradingPool(workers=workers, limit=limit)
+
+
 def last_boxed(text: str) -> str | None:
-    r"""The content of the last `\boxed{…}` whose braces balance; None where there is none."""
-    start = len(text)
-    while (start := text.rfind("\\boxed", 0, start)) >= 0:
-        open_at = start + len("\\boxed")
-        if text[open_at : open_at + 1] != "{":
-            continue
-        depth = 0
-        for at in range(open_at, len(text)):
-            if text[at] in "{}" and text[at - 1] != "\\":
-                depth += 1 if text[at] == "{" else -1
-                if depth == 0:
-                    return text[open_at + 1 : at].strip()
-    return None
+    r"""The content of the last `\boxed{…}` whose braces balance; None where there is none.
+
+    One pass: completions are a model's, and a megabyte of open boxes must not cost more.
+    """
+    opened: list[int] = []
+    found = (-1, -1)
+    for brace in _BRACES.finditer(text):
+        if brace.group().startswith("\\boxed"):
+            opened.append(brace.end())
+        elif brace.group() == "{":
+            opened.append(-1)
+        elif brace.group() == "}" and opened:
+            found = max(found, (opened.pop(), brace.start()))
+    start, end = found
+    return None if start < 0 else text[start:end].strip()

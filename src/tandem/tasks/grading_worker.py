@@ -1,4 +1,4 @@
-"""One grading process: reads {gold, answer} as JSON lines, writes {right} or {error}.
+"""One grading process: reads {gold, answer, limit} as JSON lines, writes {right, error}.
 
 Run as `python -m tandem.tasks.grading_worker`, never imported by the trainer. math-verify bounds
 itself by SIGALRM, which works in a main thread only, so each worker has one to itself; whoever
@@ -7,13 +7,19 @@ started it kills it when even that does not help.
 
 from __future__ import annotations
 
+import faulthandler
 import json
-import resource
+import logging
+import os
 import sys
+from collections.abc import Callable
+from functools import lru_cache
 from importlib.metadata import version
+from typing import Any
 
 ANTLR = "4.13.2"
 ADDRESS_SPACE = 4 * 2**30
+ORPHAN_SECONDS = 5.0
 
 
 def check_antlr() -> None:
@@ -27,29 +33,72 @@ def check_antlr() -> None:
 
 
 def main() -> None:
+    """Answer questions until the input ends."""
     # Before math-verify loads: a hostile answer may ask for any amount of memory.
-    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+    if sys.platform == "linux":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     check_antlr()
-    import logging
-
-    from math_verify import parse, verify
-    from math_verify.errors import TimeoutException
-
-    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
+    # Its warnings quote whole answers.
+    logging.disable(logging.CRITICAL)
+    compare = comparer()
     replies = sys.stdout
     # A stray print of the library's must not be taken for a reply.
     sys.stdout = sys.stderr
     print(json.dumps({"ready": True}), file=replies, flush=True)
-    for line in sys.stdin:
-        item = json.loads(line)
+    with open(os.devnull, "w") as nowhere:
+        for line in sys.stdin:
+            item = json.loads(line)
+            # Ends a process whose caller was killed and cannot kill it: this thread fires even
+            # while the main one is deep in arithmetic on huge integers.
+            faulthandler.dump_traceback_later(
+                3.0 * item["limit"] + ORPHAN_SECONDS, exit=True, file=nowhere
+            )
+            error = compare(item["gold"], item["answer"], item["limit"])
+            faulthandler.cancel_dump_traceback_later()
+            reply = {"right": error is None, "error": error or ""}
+            print(json.dumps(reply), file=replies, flush=True)
+
+
+def comparer() -> Callable[[str, str, int], str | None]:
+    """(gold, answer, seconds per part) → None where they are equal, else why not, "" if known."""
+    from math_verify import LatexExtractionConfig, parse, verify
+    from math_verify.errors import TimeoutException
+
+    # The box and nothing else: no "final answer is ..." inside it is looked for.
+    targets = [LatexExtractionConfig(boxed_match_priority=0)]
+
+    def read(text: str, limit: int) -> list[Any]:
+        # A box rather than dollars, because some answers hold dollar signs themselves.
+        boxed = "\\boxed{" + text + "}"
+        return parse(boxed, targets, parsing_timeout=limit, raise_on_error=True)
+
+    read_gold = lru_cache(maxsize=1024)(read)
+
+    def compare(gold: str, answer: str, limit: int) -> str | None:
+        # Broad on purpose: sympy and the parser raise anything at text that a model wrote.
         try:
-            # Gold first: the check is not symmetric.
-            gold = parse(f"\\boxed{{{item['gold']}}}", parsing_timeout=item["limit"])
-            answer = parse(f"\\boxed{{{item['answer']}}}", parsing_timeout=item["limit"])
-            reply = {"right": bool(verify(gold, answer, timeout_seconds=item["limit"]))}
-        except (MemoryError, RecursionError, TimeoutException) as error:
-            reply = {"error": type(error).__name__}
-        print(json.dumps(reply), file=replies, flush=True)
+            golds, answers = read_gold(gold, limit), read(answer, limit)
+        except TimeoutException:
+            return "timeout"
+        except Exception as error:
+            return type(error).__name__
+        reason = ""
+        # Pair by pair, because the library hides the timeout and the error of a list.
+        for left in golds:
+            for right in answers:
+                try:
+                    # Gold first: the check is not symmetric.
+                    if verify(left, right, timeout_seconds=limit, raise_on_error=True):
+                        return None
+                except TimeoutException:
+                    return "timeout"
+                except Exception as error:
+                    reason = type(error).__name__
+        return reason
+
+    return compare
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from tandem.tasks.columns import (
     read_rows,
     turns,
 )
-from tandem.tasks.grading import GradingPool, last_boxed
+from tandem.tasks.grading import GradingPool, last_boxed, shared_pool
 
 _BUCKETS = 20
 _HELD_OUT: dict[int, Split] = {0: "test", 1: "validation"}
@@ -78,9 +78,10 @@ class Math(Task):
     def _loaded(self) -> dict[Split, Loaded]:
         return {}
 
-    @cached_property
+    @property
     def _pool(self) -> GradingPool:
-        return GradingPool(workers=self.workers, limit=self.limit)
+        # Not kept here: a task is plain settings, which are copied and pickled.
+        return shared_pool(workers=self.workers, limit=self.limit)
 
     def _source(self, split: Split) -> str | None:
         sources: dict[Split, str | None] = {
