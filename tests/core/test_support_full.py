@@ -1,4 +1,4 @@
-"""The reverse KL over the whole vocabulary, whose gradient is written by hand."""
+"""The reverse KL over the whole vocabulary, whose gradient is written by hand; gathering."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from oracles import objectives as oracle
 from tandem.core.divergences import entropy, kl
-from tandem.core.support import reverse_kl_full
+from tandem.core.support import log_softmax_at, mass, reverse_kl_full
 
 LN2, LN3 = math.log(2.0), math.log(3.0)
 
@@ -91,3 +91,26 @@ def test_the_inputs_are_left_as_they_were() -> None:
     gradient(z, log_q, torch.ones(len(z)).double())
     reverse_kl_full(logits=z, log_q=log_q)
     assert torch.equal(z, z_before) and torch.equal(log_q, q_before)
+
+
+def test_log_softmax_at_is_the_log_softmax_of_those_ids_with_its_gradient() -> None:
+    logits, _ = rows(12)
+    ids = logits.topk(4).indices
+    logits[:, 3] = -torch.inf
+    ids[:, 0] = 3
+    leaf = logits.clone().requires_grad_()
+    whole = torch.log_softmax(leaf, -1).gather(-1, ids)
+    torch.testing.assert_close(log_softmax_at(logits=leaf, ids=ids), whole)
+    weights = torch.arange(ids.numel(), dtype=torch.float64).view(ids.shape)
+    weights[:, 0] = 0.0
+    dead = whole == -torch.inf
+    (expected,) = torch.autograd.grad((whole.masked_fill(dead, 0.0) * weights).sum(), leaf)
+    actual_logp = log_softmax_at(logits=leaf, ids=ids).masked_fill(dead, 0.0)
+    (actual,) = torch.autograd.grad((actual_logp * weights).sum(), leaf)
+    torch.testing.assert_close(actual, expected)
+
+
+def test_mass_counts_masked_ids_as_nothing() -> None:
+    assert mass(logp=torch.tensor([[0.5, 0.125, 0.0]]).log()).item() == pytest.approx(
+        0.625, abs=1e-7
+    )

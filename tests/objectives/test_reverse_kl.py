@@ -7,6 +7,7 @@ import torch
 from reverse_kl_forms import CLOCK, EVERY_FORM, K, V
 from torch import Tensor
 
+from oracles import objectives as oracle
 from tandem.objectives import ReverseKL, TokenLoss
 from tandem.types import SignalSpec, TeacherSignal, TokenBatch
 
@@ -141,6 +142,34 @@ def test_only_the_part_that_needs_names_is_read() -> None:
     )
     expected = run(ReverseKL(top_k=K), z, signal, tokens, weight)
     torch.testing.assert_close(run(ReverseKL(top_k=K), z, only, tokens, weight)[:2], expected[:2])
+
+
+def test_the_ids_are_those_of_the_rollout_even_when_the_student_has_moved_on() -> None:
+    z, signal, tokens = batch(17)
+    weight = torch.ones(len(tokens), dtype=torch.float64)
+    moved = z.flip(-1)
+    assert signal.student_topk_ids is not None and signal.student_topk_logp is not None
+    assert not torch.equal(moved.topk(K).indices.sort().values, signal.student_topk_ids)
+    value, gradient, _ = run(ReverseKL(top_k=K), moved, signal, tokens, weight)
+    assert signal.logp is not None
+    for n in range(len(tokens)):
+        ids = signal.student_topk_ids[n].tolist()
+        expected = oracle.weights_renormalised(moved[n].tolist(), signal.logp[n].tolist(), ids)
+        assert value[n].item() == pytest.approx(expected[0], abs=1e-13)
+        assert gradient[n].tolist() == pytest.approx(expected[1], abs=1e-13)
+
+
+def test_policy_gradient_and_k2_agree_in_gradient_and_value_but_minimise_their_own_number() -> None:
+    z, signal, tokens = batch(18)
+    weight = torch.ones(len(tokens), dtype=torch.float64)
+    k1, k2 = (
+        run(ReverseKL(support="sampled", realisation=r), z, signal, tokens, weight)
+        for r in ("policy_gradient", "k2")
+    )
+    torch.testing.assert_close(k1[:2], k2[:2])
+    log_p = torch.log_softmax(z, -1).gather(-1, tokens.ids[:, None])[:, 0]
+    torch.testing.assert_close(k1[2].surrogate.detach(), k1[0] * log_p)
+    torch.testing.assert_close(k2[2].surrogate.detach(), 0.5 * k2[0].square())
 
 
 def test_metrics_of_the_full_form_are_the_student_entropy() -> None:
