@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import Cache
 
 # The attended prefix grows in steps of this many slots, so that shapes and views change rarely.
-STEP = 32
+STEP = 8
 
 
 class SlotCache(Cache):

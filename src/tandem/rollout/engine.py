@@ -65,7 +65,7 @@ class Engine:
         Raises ValueError for requests that cannot be served: see `check`.
         """
         taught = behaviour.needs_teacher(clock)
-        check(requests, sampling)
+        check(requests, sampling, vocabulary=self.student.vocabulary_size)
         for request in requests:
             self._check_fits(request, sampling, taught=taught)
         groups: dict[str | None, list[Job]] = {}
@@ -140,7 +140,7 @@ class Engine:
                 )
 
 
-def check(requests: Sequence[Request], sampling: Sampling) -> None:
+def check(requests: Sequence[Request], sampling: Sampling, *, vocabulary: int) -> None:
     """Refuse settings and requests that have no meaning, whatever the models are."""
     if sampling.max_new_tokens < 1:
         raise ValueError(
@@ -161,4 +161,9 @@ def check(requests: Sequence[Request], sampling: Sampling) -> None:
             raise ValueError(
                 f"request {request.id} forces {len(request.forced_ids)} tokens, but "
                 f"max_new_tokens is {sampling.max_new_tokens}: shorten one or raise the other"
+            )
+        for outside in (i for i in request.forced_ids if not 0 <= i < vocabulary):
+            raise ValueError(
+                f"request {request.id} forces id {outside}, but the shared vocabulary has "
+                f"{vocabulary} ids: force only ids from 0 to {vocabulary - 1}"
             )

@@ -116,13 +116,14 @@ class Session:
         live = len(self.rows)
         place_B = self.state[PLACE, :live]
         ids_B = sample(law_logp, self.draws_ST.view(-1).index_select(0, place_B))
-        if any(len(row.ids) < len(row.job.request.forced_ids) for row in self.rows):
-            slots = torch.tensor([row.slot for row in self.rows], device=ids_B.device)
-            step = torch.tensor([len(row.ids) for row in self.rows], device=ids_B.device)
-            last = self.forced_SF.shape[1] - 1
-            forced_B = self.forced_SF[slots, step.clamp(max=last)]
-            ids_B = torch.where((forced_B >= 0) & (step <= last), forced_B, ids_B)
-        return ids_B
+        width = self.forced_SF.shape[1]
+        if not width or all(len(row.ids) >= len(row.job.request.forced_ids) for row in self.rows):
+            return ids_B
+        position_B = self.state[POSITION, :live]
+        slot_B = (place_B - position_B) // self.sampling.max_new_tokens
+        # Beyond its own forced ids a row finds −1; beyond everybody's it looks at the last column.
+        forced_B = self.forced_SF[slot_B, position_B.clamp(max=width - 1)]
+        return torch.where((forced_B >= 0) & (position_B < width), forced_B, ids_B)
 
     def _ended(self, row: Row) -> Ended | None:
         if row.ids[-1] == self.student.end_id:

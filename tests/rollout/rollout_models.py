@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.testing import assert_close
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -119,7 +119,9 @@ def ragged(count: int, *, size: int, seed: int = 0, longest: int = 9) -> list[Re
     return [Request(id=100 + i, student_ids=prompt(), teacher_ids=prompt()) for i in range(count)]
 
 
-def generate(engine: Engine, requests: list[Request], behaviour: Behaviour, **changes: Any) -> Any:
+def generate(
+    engine: Engine, requests: list[Request], behaviour: Behaviour, **changes: Any
+) -> list[Rollout]:
     settings: dict[str, Any] = dict(
         clock=CLOCK, sampling=Sampling(max_new_tokens=12), seed=7, record=SignalSpec()
     )
@@ -133,13 +135,6 @@ def uncached_logp(speaker: Speaker, prompt: tuple[int, ...], response: Iterable[
     with torch.no_grad():
         hidden = speaker.hidden(ids, positions)[0, len(prompt) - 1 : -1]
         return torch.log_softmax(speaker.logits(hidden), -1)
-
-
-@dataclass(frozen=True)
-class Enumerated:
-    """All responses of at most two tokens, with their exact probability under a law."""
-
-    probability: dict[tuple[int, ...], float]
 
 
 def joint_law(
@@ -181,3 +176,44 @@ def joint_law(
 
 def tokens(rollouts: list[Rollout]) -> list[list[int]]:
     return [rollout.ids.tolist() for rollout in rollouts]
+
+
+def assert_near(found: Tensor | None, truth: Tensor | None, *, atol: float = 1e-5) -> None:
+    """Equal to `atol`, the same type and shape."""
+    assert found is not None and truth is not None
+    assert_close(found, truth, rtol=0.0, atol=atol)
+
+
+def sampled(logp: Tensor, rollout: Rollout) -> Tensor:
+    """[t, V] → [t]: the entries of the response's own tokens."""
+    return logp.gather(1, rollout.ids[:, None])[:, 0]
+
+
+class Watched(Speaker):
+    """A speaker that notes the shape of every forward, prefills apart from decoding."""
+
+    def __init__(self, speaker: Speaker) -> None:
+        super().__init__(
+            speaker.model, own_end_ids=speaker.own_end_ids, alignment=speaker.alignment
+        )
+        self.prefilled: list[tuple[int, ...]] = []
+        self.decoded: list[int] = []
+
+    def hidden(self, input_ids: Tensor, position_ids: Tensor, **rest: Any) -> Tensor:
+        if rest.get("mask") is None:
+            self.prefilled += [tuple(row) for row in input_ids.tolist()]
+        else:
+            self.decoded.append(input_ids.shape[0])
+        return super().hidden(input_ids, position_ids, **rest)
+
+
+class Unreachable(Speaker):
+    """A speaker that must not be called."""
+
+    def __init__(self, speaker: Speaker) -> None:
+        super().__init__(
+            speaker.model, own_end_ids=speaker.own_end_ids, alignment=speaker.alignment
+        )
+
+    def hidden(self, input_ids: Tensor, position_ids: Tensor, **rest: Any) -> Tensor:
+        raise AssertionError("this speaker was called")

@@ -1,0 +1,94 @@
+"""Requests that cannot be served are refused in one sentence, before any work."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from rollout_models import Unreachable, engine_of, generate, llama, pair, qwen3, speakers
+
+from tandem.behaviours import FixedBudgetBlend, Student
+from tandem.rollout import Engine
+from tandem.types import Request, Sampling, SignalSpec
+
+BLEND = FixedBudgetBlend(budget=0.1)
+
+
+def refuse(requests: list[Request], sentence: str, **changes: Any) -> None:
+    student, teacher = (Unreachable(s) for s in pair())
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        generate(engine_of(student, teacher), requests, BLEND, **changes)
+
+
+def test_what_can_never_fit_is_refused_with_the_arithmetic() -> None:
+    long = (1,) * 60
+    refuse(
+        [Request(7, long, (1,))],
+        "request 7 can never fit the student: 60 prompt tokens + 12 new tokens − 1 = 71 positions, "
+        "and its context (max_position_embeddings) is 64",
+    )
+    refuse([Request(8, (1,), long)], "request 8 can never fit the teacher 'teacher': 60 prompt")
+
+
+def test_the_context_may_be_filled_to_its_last_position() -> None:
+    student, teacher = pair()
+    request = Request(0, (1,) * 53, (1,) * 53, forced_ids=(2,) * 12)
+    (rollout,) = generate(engine_of(student, teacher), [request], BLEND)
+    assert len(rollout) == 12
+
+
+def test_a_teacher_that_is_not_consulted_limits_nothing() -> None:
+    student, teacher = pair()
+    request = Request(0, (1,), (1,) * 100)
+    (rollout,) = generate(engine_of(student, teacher), [request], Student())
+    assert len(rollout) >= 1
+
+
+@pytest.mark.parametrize(
+    ("requests", "changes", "sentence"),
+    [
+        ([Request(3, (), (1,))], {}, "request 3 has an empty prompt for the student"),
+        ([Request(3, (1,), ())], {}, "request 3 has an empty prompt for the teacher 'teacher'"),
+        ([Request(3, (1,), (1,), "t5")], {}, "asks for teacher 't5', but the engine has 'teacher'"),
+        ([Request(3, (1,), (1,))] * 2, {}, "request id 3 occurs more than once"),
+        (
+            [Request(3, (1,), (1,), forced_ids=(1,) * 13)],
+            {},
+            "request 3 forces 13 tokens, but max_new_tokens is 12",
+        ),
+        (
+            [Request(3, (1,), (1,), forced_ids=(1, 13))],
+            {},
+            "request 3 forces id 13, but the shared vocabulary has 13 ids",
+        ),
+        (
+            [Request(3, (1,), (1,))],
+            {"sampling": Sampling(max_new_tokens=0)},
+            "max_new_tokens is 0: ask for at least 1",
+        ),
+        (
+            [Request(3, (1,), (1,))],
+            {"sampling": Sampling(max_new_tokens=2, temperature=-1.0)},
+            "temperature is -1.0: give 0 (greedy) or a positive number",
+        ),
+        (
+            [Request(3, (1,), (1,))],
+            {"record": SignalSpec(student_topk=14)},
+            "student_topk is 14, but the shared vocabulary has 13 ids",
+        ),
+    ],
+)
+def test_meaningless_requests_are_refused(
+    requests: list[Request], changes: dict[str, Any], sentence: str
+) -> None:
+    refuse(requests, sentence, **changes)
+
+
+def test_engines_need_a_slot_and_one_vocabulary() -> None:
+    student, teacher = pair()
+    with pytest.raises(ValueError, match="slots is 0"):
+        Engine(student, {}, slots=0)
+    _, other = speakers(qwen3(0, vocabulary=9), llama(0, vocabulary=9), size=9)
+    with pytest.raises(ValueError, match="make both speakers from one alignment"):
+        Engine(student, {"teacher": teacher, "other": other}, slots=1)
