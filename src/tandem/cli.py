@@ -67,6 +67,7 @@ def evaluate(
 
 @app.command()
 def demo(
+    overrides: Overrides = None,
     folder: Annotated[
         Path | None, typer.Option(help="where to write; a new runs/demo-N by default")
     ] = None,
@@ -75,7 +76,7 @@ def demo(
     with _user_errors():
         from tandem.front.demo import run_demo
 
-        run_demo(folder)
+        run_demo(folder, overrides=overrides or [])
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from inspect import getdoc
 from typing import Any
@@ -10,9 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tandem import run
 from tandem.behaviours import AnyBehaviour
 from tandem.front.doctor import Check, describe, examine
 from tandem.front.dry_run import dry_run as dry_run_text
+from tandem.front.evaluating import plan
+from tandem.front.live import accuracy, answering, quiet_libraries, view
 from tandem.front.recipes import recipe_path
 from tandem.models.loading import load_model
 from tandem.objectives import AnyObjective
@@ -22,6 +26,52 @@ from tandem.training.components import kinds
 from tandem.training.config import RunConfig, load_config
 
 STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+
+
+def train(recipe: str, overrides: Sequence[str], *, resume: bool) -> None:
+    """Train by a recipe, watched."""
+    config = load_config(recipe_path(recipe), overrides)
+    quiet_libraries()
+    # Under torchrun one process speaks.
+    console = Console(quiet=os.environ.get("RANK", "0") != "0")
+    with view(config.name, console) as listen:
+        result = run.train(config, resume=resume, listener=listen)
+    done = (
+        f"stopped after step {result.steps}; go on with --resume" if result.interrupted else "done"
+    )
+    console.print(Text(f"{done}: {result.folder / 'report.html'}"), soft_wrap=True)
+
+
+def evaluate(model: str, *, task: str | None, overrides: Sequence[str], seed: int) -> None:
+    """Print pass@1 of a model with its interval."""
+    chosen = plan(model, task=task, overrides=overrides)
+    console = Console()
+    with answering(chosen.model.path, console) as on_progress:
+        result = run.evaluate(
+            chosen.model,
+            task=chosen.task,
+            settings=chosen.evaluation,
+            max_prompt_tokens=chosen.limits.max_prompt_tokens,
+            max_new_tokens=chosen.limits.max_new_tokens,
+            slots=chosen.limits.slots,
+            seed=seed,
+            on_progress=on_progress,
+        )
+    problems = f"{len(result.scores)} {chosen.evaluation.split} problems × {result.samples}"
+    facts = [
+        ("pass@1", f"{accuracy(result.metrics())}, {problems}"),
+        ("length", f"{result.mean_length:.1f} tokens, {100 * result.truncated:.1f} % cut"),
+        ("no answer", f"{100 * result.no_answer:.1f} %"),
+    ]
+    if result.dropped:
+        facts.append(("dropped", f"{result.dropped} problems over the prompt limit"))
+    for name, text in facts:
+        console.print(Text(f"{name:<10} {text}"), soft_wrap=True)
+
+
+def pretrain(recipe: str, overrides: Sequence[str]) -> None:
+    """Train a small model from nothing."""
+    raise NotImplementedError
 
 
 def print_dry_run(recipe: str, overrides: Sequence[str]) -> None:

@@ -20,6 +20,9 @@ Status = Literal["ok", "warn", "fail"]
 PROMPT_TAIL = 72
 """Characters shown of the end of a prompt, where templates differ."""
 
+PROMPTS_MEASURED = 2000
+"""Prompts whose length is looked at; of more, as many evenly spaced ones."""
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -143,21 +146,25 @@ def _lengths(
     config: RunConfig, student: LoadedModel, teacher: LoadedModel, prompts: Sequence[Prompt]
 ) -> Check:
     limit = config.rollout.max_prompt_tokens
+    measured = prompts[:: -(-len(prompts) // PROMPTS_MEASURED) or 1]
     try:
         lengths = [
             max(len(encode_prompt(student, prompt)), len(encode_prompt(teacher, prompt)))
-            for prompt in prompts
+            for prompt in measured
         ]
     except ValueError as error:
         return Check("prompt lengths", "fail", str(error))
-    dropped = sum(length > limit for length in lengths)
-    if dropped == len(lengths):
-        detail = f"all {dropped} prompts are longer than max_prompt_tokens {limit}; raise it"
+    over = sum(length > limit for length in lengths)
+    whole = len(measured) == len(prompts)
+    if over == len(lengths) and whole:
+        detail = f"all {over} prompts are longer than max_prompt_tokens {limit}; raise it"
         return Check("prompt lengths", "fail", detail)
+    looked = "" if whole else f" looked at (of {len(prompts):,})"
     detail = (
-        f"longest {max(lengths)} of at most {limit} tokens, {dropped} of {len(lengths)} dropped"
+        f"longest {max(lengths)} of at most {limit} tokens, "
+        f"{over} of {len(lengths)}{looked} dropped"
     )
-    return Check("prompt lengths", "warn" if dropped else "ok", detail)
+    return Check("prompt lengths", "warn" if over else "ok", detail)
 
 
 def _context(role: str, config: RunConfig, loaded: LoadedModel) -> Check:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -246,6 +248,25 @@ class PlainView:
     def _say(self, text: str) -> None:
         # Never wrapped: one event is one line, whatever reads it.
         self._console.print(Text(text), soft_wrap=True)
+
+
+def quiet_libraries() -> None:
+    """Turn off the progress bars of transformers, which write through the view."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+@contextmanager
+def answering(title: str, console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A progress callback (done, total) of answers: a bar on a terminal, nothing elsewhere."""
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(BAR_WIDTH), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 def view(title: str, console: Console) -> LiveView | PlainView:

@@ -1,0 +1,76 @@
+"""What README.md tells people to type exists, and its Python runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from typer import Context
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from tandem.cli import app
+from tandem.front.recipes import own_recipes
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+CLI = get_command(app)
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.M | re.S)
+
+
+def _commands() -> list[str]:
+    lines = "".join(_blocks("bash")).splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def test_the_two_commands_come_first() -> None:
+    assert _commands()[:3] == ["make demo", "pip install tandem-opd", "tandem demo"]
+
+
+@pytest.mark.parametrize("command", [c for c in _commands() if c.startswith("tandem ")])
+def test_every_tandem_command_parses_and_names_a_recipe_that_exists(command: str) -> None:
+    words = shlex.split(command, comments=True)[1:]
+    assert isinstance(CLI, TyperGroup)
+    name, subcommand, arguments = CLI.resolve_command(Context(CLI), words)
+    assert name is not None and subcommand is not None
+    context = subcommand.make_context(name, list(arguments))
+    if "recipe" in context.params:
+        assert context.params["recipe"] in own_recipes()
+
+
+@pytest.mark.parametrize("command", [c for c in _commands() if c.startswith("make ")])
+def test_every_make_target_exists(command: str) -> None:
+    target = shlex.split(command, comments=True)[1]
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.M)
+
+
+def test_every_command_is_one_that_is_checked() -> None:
+    assert {c.split()[0] for c in _commands()} == {"make", "pip", "tandem"}
+
+
+def test_every_link_into_the_repository_leads_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
+    for target in re.findall(r"`((?:src|docs|recipes)/[\w/.]+)`", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_every_method_that_can_be_named_stands_in_the_table() -> None:
+    from tandem.behaviours import AnyBehaviour
+    from tandem.objectives import AnyObjective
+    from tandem.training.components import kinds
+
+    ours = {**kinds(AnyBehaviour), **kinds(AnyObjective)}
+    named = set(re.findall(r"^\| [^|]+\| `(\w+)` \|", README, flags=re.M))
+    assert named == set(ours)
+
+
+def test_yaml_blocks_are_yaml() -> None:
+    for block in _blocks("yaml"):
+        assert isinstance(yaml.safe_load(block), dict)
