@@ -134,3 +134,18 @@ def test_a_killed_caller_leaves_no_process_for_longer_than_the_limit(tmp_path: P
     while _lives(worker) and time.monotonic() < deadline:
         time.sleep(1.0)
     assert not _lives(worker)
+
+
+@pytest.mark.slow
+def test_a_worker_that_nobody_can_kill_any_more_ends_itself() -> None:
+    # A limit of 0 switches math-verify's own alarm off: only the last resort (5 s) is left.
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "tandem.tasks.grading_worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
+    assert worker.stdin is not None
+    worker.stdin.write(b'{"gold": "7", "answer": "10^{10^{10}}", "limit": 0}\n')
+    worker.stdin.flush()
+    assert worker.wait(timeout=60) == 1
+    worker.stdin.close()

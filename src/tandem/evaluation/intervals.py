@@ -45,7 +45,8 @@ def mean_interval(
 
     One sample per problem: Wilson. Several: Student's t over problems, clipped to [0, 1]. Where
     t knows no spread (a single problem, or all scores equal) it would claim certainty: Wilson
-    over problems instead.
+    over problems instead. On few problems that are nearly all wrong or nearly all right the scores
+    are skewed and t is too narrow (30 problems, mean 0.03: it covers 84 to 90 %).
     """
     assert len(scores) > 0
     values = np.asarray(scores, dtype=np.float64)
@@ -61,6 +62,9 @@ def paired_difference(
 ) -> Interval:
     """Interval of mean(after − before) over the problems, by Student's t on the differences.
 
+    Where all n differences are one and the same d, t would claim certainty. What n problems leave
+    open is that a share u of others behaves differently, u the upper Wilson bound of 0 in n, and
+    their differences can lie anywhere in [−1, 1]: d − u (1 + d) to d + u (1 − d).
     Raises ValueError unless both cover the same problems, at least two of them.
     """
     if after.keys() != before.keys():
@@ -71,7 +75,11 @@ def paired_difference(
     if len(after) < 2:
         raise ValueError(f"a paired difference needs 2 problems or more, not {len(after)}")
     differences = np.array([after[key] - before[key] for key in after])
-    mean, half = float(differences.mean()), _t_half_width(differences, confidence)
+    mean = float(differences.mean())
+    if float(np.ptp(differences)) == 0.0:
+        open_share = wilson(0.0, len(differences), confidence=confidence).high
+        return Interval(mean, mean - open_share * (1 + mean), mean + open_share * (1 - mean))
+    half = _t_half_width(differences, confidence)
     return Interval(mean, max(-1.0, mean - half), min(1.0, mean + half))
 
 

@@ -19,6 +19,7 @@ Row = Mapping[str, Any]
 PROMPT_COLUMNS = ("problem", "prompt", "question", "messages", "conversations")
 ANSWER_COLUMNS = ("answer", "final_answer", "gold", "target", "solution")
 _FILES = (".jsonl", ".json", ".parquet")
+_TURN_KEYS = ({"role", "content"}, {"from", "value"})
 _ROLES = {"human": "user", "gpt": "assistant"}
 
 
@@ -40,20 +41,36 @@ def _read_file(path: Path) -> list[Row]:
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
-        return pyarrow.parquet.read_table(path).to_pylist()
+        try:
+            return pyarrow.parquet.read_table(path).to_pylist()
+        except pyarrow.ArrowInvalid:
+            raise ValueError(f"{path} is no Parquet file; give one that is whole") from None
     rows: list[Row] = []
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".json":
-        return json.loads(text)
+        return _rows_of_json(text, path)
     # Only a newline ends a row: other line separators occur inside problems.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"line {number} of {path} is not JSON: {error.msg}") from None
+        if not isinstance(row, dict):
+            raise ValueError(f'line {number} of {path} is no object; write {{"problem": ...}}')
+        rows.append(row)
     return rows
+
+
+def _rows_of_json(text: str, path: Path) -> list[Row]:
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}; one object per line is .jsonl") from None
+    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+        raise ValueError(f'{path} is no list of objects; write [{{"problem": ...}}, ...]')
+    return found
 
 
 def _read_hub(source: str) -> list[Row]:
@@ -79,9 +96,10 @@ def choose_column(
     Raises ValueError that lists the columns found.
     """
     known = tuple(known)
-    found = list(rows[0])
+    # Rows of a JSONL file need not have the same keys.
+    found = list(dict.fromkeys(key for row in rows for key in row))
     if named is not None:
-        if lookup(rows[0], named) is None:
+        if all(lookup(row, named) is None for row in rows):
             raise ValueError(
                 f"{source} has no {what} column {named!r}; its columns are {', '.join(found)}"
             )
@@ -108,14 +126,20 @@ def lookup(row: Row, column: str) -> Any:
 def turns(value: Any) -> tuple[dict[str, str], ...]:
     """Chat turns up to the last user turn, without the system's; a string is one user turn.
 
-    Turns are `{role, content}` or `{from, value}` with `human` and `gpt`.
+    Turns are `{role, content}` or `{from, value}` with `human` and `gpt`. Anything else has no
+    turns.
     """
     if isinstance(value, str):
         return ({"role": "user", "content": value},)
+    if not isinstance(value, list):
+        return ()
     read: list[dict[str, str]] = []
     for turn in value:
-        role = str(turn["role"] if "role" in turn else turn["from"])
-        content = str(turn["content"] if "content" in turn else turn["value"])
+        keys = next((k for k in _TURN_KEYS if isinstance(turn, Mapping) and k <= turn.keys()), None)
+        if keys is None:
+            return ()
+        role = str(turn["role"] if "role" in keys else turn["from"])
+        content = str(turn["content"] if "role" in keys else turn["value"])
         read.append({"role": _ROLES.get(role, role), "content": content})
     read = [turn for turn in read if turn["role"] != "system"]
     while read and read[-1]["role"] != "user":

@@ -128,20 +128,25 @@ class Math(Task):
         )
         # Prompts alone are enough to train on; only a split that is graded must have answers.
         answers = None
-        if graded or self.answer_column or not set(ANSWER_COLUMNS).isdisjoint(rows[0]):
+        if graded or self.answer_column or any(c in row for row in rows for c in ANSWER_COLUMNS):
             answers = choose_column(
                 rows, self.answer_column, ANSWER_COLUMNS, what="answer", source=source
             )
         seen: dict[str, Prompt] = {}
+        ids: set[str] = set()
         for number, row in enumerate(rows):
             messages = turns(lookup(row, column))
             if not messages:
                 raise ValueError(
-                    f"row {number} of {source} has no user turn in its column {column!r}; "
+                    f"row {number} of {source} holds {lookup(row, column)!r:.60} in its column "
+                    f"{column!r}, which is neither text nor turns that a user takes part in; "
                     "leave that row out"
                 )
             identity = str(row["id"]) if "id" in row else f"{Path(source).name}:{number}"
             answer = "" if answers is None else gold(lookup(row, answers))
+            # Scores are kept by id, so two problems that a data set gives one id get two.
+            identity = f"{identity}:{number}" if identity in ids else identity
+            ids.add(identity)
             prompt = Prompt(id=identity, messages=messages, answer=answer)
             seen.setdefault(prompt.text, prompt)
         return list(seen.values()), len(rows) - len(seen)
