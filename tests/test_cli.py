@@ -98,7 +98,9 @@ def test_doctor_prints_one_plain_line_per_check_off_a_terminal() -> None:
 
 
 def test_doctor_fails_with_exit_code_1_where_a_check_fails() -> None:
-    code, out, _ = _run("doctor", "arithmetic", "rollout.max_prompt_tokens=2")
+    code, out, _ = _run(
+        "doctor", "arithmetic", "rollout.max_prompt_tokens=2", "task.train_size=100"
+    )
     assert code == 1
     assert "fail  prompt lengths: all " in out
 

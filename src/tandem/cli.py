@@ -91,12 +91,18 @@ def doctor(recipe: Recipe, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def pretrain(recipe: Recipe, overrides: Overrides = None) -> None:
+def pretrain(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None, typer.Option(help="folder of the model; runs/<name> by default")
+    ] = None,
+) -> None:
     """Train a small model from nothing, as the embedded pair was."""
     with _user_errors():
         from tandem.front import commands
 
-        commands.pretrain(recipe, overrides or [])
+        commands.pretrain(recipe, overrides or [], output=output)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -97,15 +97,18 @@ def evaluate(
     seed: int = 0,
     slots: int = 64,
     device: str = "auto",
+    silenced_ids: tuple[int, ...] = (),
     on_progress: Progress | None = None,
 ) -> EvaluationResult:
     """pass@1 of one model alone on a task, with its interval over problems.
 
     model: its settings, or just its path. max_new_tokens: used where `settings` names none.
+    silenced_ids: ids besides its own end ids that never occur; a distilled student's law is the
+    one it was trained with only where the teacher's end ids stay silent.
     """
     own = ModelSettings(path=model) if isinstance(model, str) else model
     loaded = load_model(own, device=resolve_device(device))
-    alignment = align(loaded, None)
+    alignment = replace(align(loaded, None), teacher_end_ids=silenced_ids)
     speaker = Speaker(loaded.model, own_end_ids=loaded.end_ids, alignment=alignment)
     return grade(
         settings,
@@ -167,7 +170,9 @@ def _train(
 def _check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
     """Raise ValueError where a run of that name is in the way, or is another run."""
     old_file = folder / "config.yaml"
-    if not old_file.is_file():
+    # A folder without a line of metrics or a checkpoint is what a refused recipe left: no run yet.
+    begun = (folder / "metrics.jsonl").is_file() or (folder / "checkpoints").is_dir()
+    if not old_file.is_file() or not begun:
         return
     if not resume:
         raise ValueError(f"{folder} already holds a run; resume it, or give this one another name")

@@ -58,6 +58,7 @@ def test_a_report_shows_each_picture_the_issue_asks_for(run_folder: Path) -> Non
     titles = re.findall(r"<h3>(.*?)</h3>", text)
     for title in (
         "Accuracy",
+        "Reverse KL",
         "Loss",
         "Teacher entropy",
         "Exponent",
@@ -85,7 +86,7 @@ def test_a_run_without_a_teacher_budget_has_no_budget_picture(tmp_path: Path) ->
     rows = [{k: v for k, v in r.items() if k.startswith(("step", "train"))} for r in metric_rows()]
     text = run_page(read_run(write_run(tmp_path / "plain", rows=rows)))
     titles = re.findall(r"<h3>(.*?)</h3>", text)
-    assert titles == ["Loss", "Gradient norm"]
+    assert titles == ["Reverse KL", "Loss", "Gradient norm"]
 
 
 def test_a_run_stopped_before_its_first_step_still_has_a_report(tmp_path: Path) -> None:

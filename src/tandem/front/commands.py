@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from inspect import getdoc
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -24,6 +25,8 @@ from tandem.settings import Settings
 from tandem.tasks import AnyTask
 from tandem.training.components import kinds
 from tandem.training.config import RunConfig, load_config
+from tandem.training.pretrain import load_pretrain_settings
+from tandem.training.pretrain import pretrain as run_pretraining
 
 STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
@@ -55,6 +58,7 @@ def evaluate(model: str, *, task: str | None, overrides: Sequence[str], seed: in
             max_new_tokens=chosen.limits.max_new_tokens,
             slots=chosen.limits.slots,
             seed=seed,
+            silenced_ids=chosen.silenced_ids,
             on_progress=on_progress,
         )
     problems = f"{len(result.scores)} {chosen.evaluation.split} problems × {result.samples}"
@@ -69,9 +73,20 @@ def evaluate(model: str, *, task: str | None, overrides: Sequence[str], seed: in
         console.print(Text(f"{name:<10} {text}"), soft_wrap=True)
 
 
-def pretrain(recipe: str, overrides: Sequence[str]) -> None:
-    """Train a small model from nothing."""
-    raise NotImplementedError
+def pretrain(recipe: str, overrides: Sequence[str], *, output: Path | None) -> None:
+    """Train a small model from nothing, or heal one whose layers were taken out."""
+    settings = load_pretrain_settings(recipe_path(recipe), overrides)
+    folder = output or Path("runs") / settings.name
+    if folder.exists():
+        raise ValueError(f"{folder} is already there; name another folder with --output")
+    console = Console()
+    with answering(settings.name, console) as on_progress:
+        result = run_pretraining(
+            settings, output=folder, on_step=lambda done, total, _: on_progress(done, total)
+        )
+    loss = f", loss {result.losses[-1]:.4f} after {len(result.losses)} steps" * bool(result.losses)
+    done = f"{result.folder}: {result.parameters:,} parameters{loss}"
+    console.print(Text(done), soft_wrap=True)
 
 
 def print_dry_run(recipe: str, overrides: Sequence[str]) -> None:
