@@ -27,18 +27,14 @@ from tandem.core.blend_passes import (
     Pair,
     blend_moments,
     by_precision,
-    centred,
     copy_rows,
     end_points,
     to_host,
-    write_law,
+    write_laws,
     write_top,
 )
 from tandem.core.blend_search import Result, search
 from tandem.core.bracket import Rows
-
-# Rows are worked on in chunks of this many elements: on a CPU the work buffers then stay in cache.
-CHUNK_CPU, CHUNK_OTHER = 2**18, 2**27
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +71,7 @@ def solve_blend(
     if np.isnan(allowed).any():
         raise ValueError("budget is nan: give a number of nats, 0 for the student alone")
     logp = torch.empty_like(student, memory_format=torch.contiguous_format)
-    result = Result(*(np.zeros(len(student)) for _ in range(3)))
-    for rows in _chunks(student):
-        _solve_chunk(student[rows], teacher[rows], allowed[rows], logp[rows], result.part(rows))
+    result = _solve_rows(student, end_points(student, teacher, room=logp), allowed)
     return BlendSolution(
         exponent=_to_device(result.exponent, logp).view(lead),
         kl=_to_device(result.spent, logp).view(lead),
@@ -104,40 +98,39 @@ def blend_logp(
         wrong = wanted[~((wanted >= 0) & (wanted <= 1))][0]
         raise ValueError(f"exponent {wrong:g} is outside [0, 1]: choose a weight in that range")
     logp = torch.empty_like(student, memory_format=torch.contiguous_format)
-    spent = np.zeros(len(student))
-    for rows in _chunks(student):
-        _blend_chunk(student[rows], teacher[rows], wanted[rows], logp[rows], spent[rows])
+    spent = _blend_rows(student, end_points(student, teacher, room=logp), wanted)
     return logp.view(student_logp.shape), _to_device(spent, logp).view(lead)
 
 
-def _solve_chunk(p: Tensor, q: Tensor, allowed: Rows, logp: Tensor, result: Result) -> None:
-    """Solve N rows into `logp` and `result`."""
-    pair = end_points(p, q)
+def _solve_rows(p: Tensor, pair: Pair, allowed: Rows) -> Result:
+    """Solve N rows and write their laws; p [N, V] is the student before any restriction."""
+    result = Result(*(np.zeros(len(p)) for _ in range(3)))
     room = _room(allowed, pair)
     blended = (allowed > 0) & (room > 0)
     at_top = blended & (pair.top_kl <= room)
-    inside = blended & ~at_top
     result.exponent[at_top] = 1.0
     result.spent[at_top] = (pair.top_kl + pair.lost)[at_top]
-    write_top(pair, at_top, logp)
-    for rows, dtype in by_precision(pair, inside):
-        search(pair, rows, room[rows], allowed[rows], dtype, logp, result)
-    copy_rows(p, result.exponent == 0.0, logp)
+    for rows, dtype in by_precision(pair, blended & ~at_top):
+        search(pair, rows, room=room, allowed=allowed, dtype=dtype, result=result)
+    write_top(pair, at_top)
+    copy_rows(p, result.exponent == 0.0, pair)
+    return result
 
 
-def _blend_chunk(p: Tensor, q: Tensor, beta: Rows, logp: Tensor, spent: Rows) -> None:
-    """Blend N rows at given exponents into `logp` and `spent`."""
-    pair = end_points(p, q)
+def _blend_rows(p: Tensor, pair: Pair, beta: Rows) -> Rows:
+    """Blend N rows at given exponents and write their laws; the KL each costs, [N]."""
+    spent = np.zeros(len(p))
     possible = (beta > 0) & np.isfinite(pair.lost)
     at_top = possible & (beta == 1)
     spent[at_top] = (pair.top_kl + pair.lost)[at_top]
-    write_top(pair, at_top, logp)
     for rows, dtype in by_precision(pair, possible & ~at_top):
-        p_rows, r_rows, log_mass = centred(pair, rows, dtype)
-        log_z, mean, _ = blend_moments(p_rows, r_rows, beta[rows])
-        spent[rows] = np.maximum(beta[rows] * mean - log_z + log_mass, 0.0) + pair.lost[rows]
-        write_law(p_rows, r_rows, beta[rows], log_z, rows, logp)
-    copy_rows(p, ~possible, logp)
+        log_z, mean, _ = blend_moments(pair, rows, beta[rows], dtype=dtype)
+        inside = beta[rows] * mean - log_z + pair.log_mass[rows]
+        spent[rows] = np.maximum(inside, 0.0) + pair.lost[rows]
+        write_laws(pair, rows, beta[rows], log_z, dtype=dtype)
+    write_top(pair, at_top)
+    copy_rows(p, ~possible, pair)
+    return spent
 
 
 def _room(allowed: Rows, pair: Pair) -> Rows:
@@ -170,10 +163,3 @@ def _host_rows(value: float | Tensor, lead: torch.Size) -> Rows:
 
 def _to_device(per_row: Rows, like: Tensor) -> Tensor:
     return torch.from_numpy(per_row).to(like.device, like.dtype)
-
-
-def _chunks(table: Tensor) -> list[slice]:
-    """Row ranges of bounded size: the work buffers are a few times as large, whatever N is."""
-    elements = CHUNK_CPU if table.device.type == "cpu" else CHUNK_OTHER
-    step = max(1, elements // max(1, table.shape[-1]))
-    return [slice(start, start + step) for start in range(0, len(table), step)]

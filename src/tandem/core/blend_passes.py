@@ -1,12 +1,15 @@
 """Passes over V for the blend of two models: moments of the log-ratio under p, q and μ_β.
 
-Shapes: N rows, V vocabulary. The passes run in torch on the inputs' device; what they find, a few
-numbers per row, goes to the host in float64. The laws that result are written row by row group.
+Shapes: N rows, A of them, V vocabulary. The passes run in torch on the inputs' device, over blocks
+of rows whose two work buffers stay in a CPU's cache; what they find, a few numbers per row, goes to
+the host in float64, once for each pass over all rows. The log-ratio is kept where the law will be
+written, so that no further table of the size [N, V] exists.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,23 +25,27 @@ Index = NDArray[np.int64]
 MASKED = -1e15
 # Largest −E_p[r] that centring takes without overflow of the weights, by precision.
 CENTRE_LIMIT = {torch.float32: 30.0, torch.float64: 300.0}
+# Elements of a block of rows.
+BLOCK_CPU, BLOCK_OTHER = 2**18, 2**27
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
     """Two models on N rows, restricted to their common support, with what both end points tell.
 
-    p, q, r [N, V]: log-probs, −inf off the support, and log-ratio less E_p[r].
-    mass_p [N]: Σ p on the support as fp32 sums it. lost [N]: −log p(support), 0 where the supports
-    are equal. shift [N]: log q(support) likewise. mean, slope [N]: E_p[r] and √Var_p r.
-    top_kl, top_slope [N]: KL(q‖p) on the support, and dG/dβ at β = 1.
-    jeffreys [N]: KL(q‖p) + KL(p‖q) there.
+    p, q, r [N, V]: log-probs, −inf off the support, and log-ratio less E_p[r]; r is where the laws
+    are written. weight [C, V]: work space for a block of C rows.
+    log_mass [N]: log Σ p on the support as p's own precision sums it.
+    lost [N]: −log p(support), 0 where the supports are equal. shift [N]: log q(support) likewise.
+    mean, slope [N]: E_p[r] and √Var_p r. top_kl, top_slope [N]: KL(q‖p) on the support, and dG/dβ
+    at β = 1. jeffreys [N]: KL(q‖p) + KL(p‖q) there.
     """
 
     p: Tensor
     q: Tensor
     r: Tensor
-    mass_p: Rows
+    weight: Tensor
+    log_mass: Rows
     lost: Rows
     shift: Rows
     mean: Rows
@@ -48,20 +55,26 @@ class Pair:
     jeffreys: Rows
 
 
-def end_points(p: Tensor, q: Tensor) -> Pair:
-    """The end-point pass: two exponentials and six sums over V."""
-    r = torch.sub(q, p).nan_to_num_(nan=0.0, posinf=math.inf, neginf=-math.inf)
-    sums = _end_moments(p, q, r)
+def end_points(p: Tensor, q: Tensor, *, room: Tensor) -> Pair:
+    """The end-point pass: two exponentials and six sums over V. `room` [N, V] becomes r."""
+    block = BLOCK_CPU if p.device.type == "cpu" else BLOCK_OTHER
+    block = min(max(1, block // max(1, p.shape[-1])), max(1, len(p)))
+    weight, product = (p.new_empty(block, p.shape[-1]) for _ in range(2))
+    blocks = [slice(start, start + block) for start in range(0, len(p), block)]
+
+    def sums_of(p: Tensor, q: Tensor) -> Rows:
+        found = [_end_moments(p[at], q[at], room[at], weight, product) for at in blocks]
+        return to_host(torch.cat(found, -1)) if found else np.zeros((6, 0))
+
+    sums = sums_of(p, q)
     total_p, total_q = sums[0], sums[3]
     if not np.isfinite(sums).all():
         # An id masked in one model alone makes r infinite and shows here without a test of its own.
         # Finite masks of the size of a dtype's limit overflow r² and are treated alike.
         off = (p < MASKED) | (q < MASKED)
         p, q = p.masked_fill(off, -math.inf), q.masked_fill(off, -math.inf)
-        r = (q - p).masked_fill_(off, 0.0)
-        sums = _end_moments(p, q, r)
-        empty = sums[0] == 0
-        assert np.isfinite(sums[:, ~empty]).all(), "log-probs hold nan"
+        sums = sums_of(p, q)
+        assert np.isfinite(sums[:, sums[0] != 0]).all(), "log-probs hold nan"
     mass_p, mean_p, variance_p, mass_q, first_q, second_q = sums
     with np.errstate(divide="ignore", invalid="ignore"):
         mean_q = first_q / mass_q
@@ -70,8 +83,9 @@ def end_points(p: Tensor, q: Tensor) -> Pair:
         return Pair(
             p=p,
             q=q,
-            r=r,
-            mass_p=mass_p,
+            r=room,
+            weight=weight,
+            log_mass=np.log(mass_p),
             lost=np.log(total_p) - np.log(mass_p),
             shift=np.log(mass_q) - np.log(total_q),
             mean=mean_p,
@@ -82,17 +96,18 @@ def end_points(p: Tensor, q: Tensor) -> Pair:
         )
 
 
-def _end_moments(p: Tensor, q: Tensor, r: Tensor) -> Rows:
-    """Σ p, E_p[r], Var_p[r], Σ q, Σ q r, Σ q r² on the host, [6, N]; centres r on E_p[r]."""
-    weight = torch.exp(q)
-    of_q = _moments(weight, r)
+def _end_moments(p: Tensor, q: Tensor, r: Tensor, weight: Tensor, product: Tensor) -> Tensor:
+    """Σ p, E_p[r], Var_p[r], Σ q, Σ q r, Σ q r² of a block, [6, C]; r becomes q − p − E_p."""
+    weight, product = weight[: len(p)], product[: len(p)]
+    torch.sub(q, p, out=r).nan_to_num_(nan=0.0, posinf=math.inf, neginf=-math.inf)
+    of_q = _moments(torch.exp(q, out=weight), r)
     torch.exp(p, out=weight)
     mass = weight.sum(-1)
-    mean = (weight * r).sum(-1) / mass
+    mean = torch.mul(weight, r, out=product).sum(-1) / mass
     # Centred before it is squared: where p is sure of one token, the variance is a tiny rest.
     r.sub_(mean[:, None])
     variance = weight.mul_(r).mul_(r).sum(-1) / mass
-    return to_host(torch.stack([mass, mean, variance, *of_q]))
+    return torch.stack([mass, mean, variance, *of_q])
 
 
 def _moments(weight: Tensor, r: Tensor) -> list[Tensor]:
@@ -103,23 +118,44 @@ def _moments(weight: Tensor, r: Tensor) -> list[Tensor]:
     return [weight.sum(-1), weight.mul_(r).sum(-1), weight.mul_(r).sum(-1)]
 
 
-def centred(pair: Pair, rows: Index, dtype: torch.dtype) -> tuple[Tensor, Tensor, Rows]:
-    """p and r − E_p[r] of some rows in the precision of the search, and log Σ p as it sums it."""
-    p, r = pick(pair.p, rows), pick(pair.r, rows)
-    if dtype == p.dtype:
-        return p, r, np.log(pair.mass_p[rows])
-    p, q = p.to(dtype), pick(pair.q, rows).to(dtype)
-    r = (q - p).nan_to_num_(nan=0.0)
-    centre = np.maximum(pair.mean[rows], -CENTRE_LIMIT[dtype])
-    return p, r.sub_(column(centre, r)), np.log(to_host(p.exp().sum(-1)))
-
-
-def blend_moments(p: Tensor, r: Tensor, beta: Rows) -> tuple[Rows, Rows, Rows]:
+def blend_moments(
+    pair: Pair, rows: Index, beta: Rows, *, dtype: torch.dtype
+) -> tuple[Rows, Rows, Rows]:
     """log Σ p e^{βr}, E_μ[r] and Var_μ[r] of A rows: one pass over V."""
-    weight = torch.addcmul(p, r, column(beta, p)).exp_()
-    z, first, second = to_host(torch.stack(_moments(weight, r)))
+    beta_A = _column(beta, pair, dtype)
+    found = []
+    for here, at in _blocks(rows, len(pair.weight)):
+        p, r = _block(pair, at, dtype)
+        out = pair.weight[: len(p)] if dtype == pair.weight.dtype else None
+        weight = torch.addcmul(p, r, beta_A[here], out=out).exp_()
+        found.append(torch.stack(_moments(weight, r)))
+    z, first, second = to_host(found[0] if len(found) == 1 else torch.cat(found, -1))
     mean = first / z
     return np.log(z), mean, np.maximum(second / z - mean**2, 0.0)
+
+
+def write_laws(pair: Pair, rows: Index, beta: Rows, log_z: Rows, *, dtype: torch.dtype) -> None:
+    """log μ = log p + βr − log Σ p e^{βr} of A rows, over their r; any constant in r cancels."""
+    beta_A, log_z_A = _column(beta, pair, dtype), _column(log_z, pair, dtype)
+    for here, at in _blocks(rows, len(pair.weight)):
+        p, r = _block(pair, at, dtype)
+        out = r if isinstance(at, slice) and dtype == pair.r.dtype else None
+        law = torch.addcmul(p, r, beta_A[here], out=out).sub_(log_z_A[here])
+        if out is None:
+            pair.r[at] = law.to(pair.r.dtype)
+
+
+def write_top(pair: Pair, which: Flags) -> None:
+    """Exponent 1: the teacher bit for bit, renormalised only where its support was cut."""
+    copy_rows(pair.q, which, pair)
+    for row in np.flatnonzero(which & (pair.shift != 0)).tolist():
+        pair.r[row] -= float(pair.shift[row])
+
+
+def copy_rows(table: Tensor, which: Flags, pair: Pair) -> None:
+    """Laws that are rows of a table [N, V] as they are."""
+    for _, at in _blocks(np.flatnonzero(which), len(pair.weight)):
+        pair.r[at] = table[at]
 
 
 def by_precision(pair: Pair, inside: Flags) -> list[tuple[Index, torch.dtype]]:
@@ -135,50 +171,33 @@ def by_precision(pair: Pair, inside: Flags) -> list[tuple[Index, torch.dtype]]:
     return [(rows, dtype) for rows, dtype in groups if len(rows)]
 
 
-def write_top(pair: Pair, which: Flags, logp: Tensor) -> None:
-    """Exponent 1: the teacher bit for bit, renormalised only where its support was cut."""
-    if not which.any():
-        return
-    rows = np.flatnonzero(which)
-    law = pick(pair.q, rows)
-    if pair.shift[rows].any():
-        law = law - column(pair.shift[rows], law)
-    _put(logp, rows, law)
-
-
-def write_law(p: Tensor, r: Tensor, beta: Rows, log_z: Rows, rows: Index, logp: Tensor) -> None:
-    """log μ = log p + βr − log Σ p e^{βr}; any constant in r cancels."""
-    if len(rows) == len(logp) and p.dtype == logp.dtype:
-        torch.addcmul(p, r, column(beta, p), out=logp).sub_(column(log_z, p))
-    else:
-        _put(logp, rows, torch.addcmul(p, r, column(beta, p)).sub_(column(log_z, p)))
-
-
-def copy_rows(table: Tensor, which: Flags, logp: Tensor) -> None:
-    """Copy some rows of a table [N, V] into the same rows of `logp`."""
-    if which.any():
-        rows = np.flatnonzero(which)
-        _put(logp, rows, pick(table, rows))
-
-
-def _put(logp: Tensor, rows: Index, law: Tensor) -> None:
-    if len(rows) == len(logp):
-        logp.copy_(law)
-    else:
-        logp[torch.from_numpy(rows).to(logp.device)] = law.to(logp.dtype)
-
-
 def to_host(per_row: Tensor) -> Rows:
     return per_row.to("cpu", torch.float64).numpy()
 
 
-def column(values: Rows, like: Tensor) -> Tensor:
-    """[N] numbers of the host as an [N, 1] tensor beside `like`."""
-    return torch.from_numpy(values).to(like.device, like.dtype)[:, None]
+def _column(values: Rows, pair: Pair, dtype: torch.dtype) -> Tensor:
+    """[A] numbers of the host as [A, 1] on the device of the models."""
+    return torch.from_numpy(values).to(pair.p.device, dtype)[:, None]
 
 
-def pick(table: Tensor, rows: Index) -> Tensor:
-    """Some rows of a table [N, V], in ascending order; the table itself if that is all."""
-    if len(rows) == len(table):
-        return table
-    return table[torch.from_numpy(rows).to(table.device)]
+def _block(pair: Pair, at: slice | Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """p and centred r of some rows in the precision of the search."""
+    p, r = pair.p[at], pair.r[at]
+    if dtype == p.dtype:
+        return p, r
+    p, q = p.to(dtype), pair.q[at].to(dtype)
+    centre = torch.from_numpy(np.maximum(pair.mean, -CENTRE_LIMIT[dtype])).to(p.device)[at]
+    return p, (q - p).nan_to_num_(nan=0.0).sub_(centre[:, None])
+
+
+def _blocks(rows: Index, size: int) -> Iterator[tuple[slice, slice | Tensor]]:
+    """Ascending rows in blocks: where in `rows` each lies, and what to index a table [N, V] by.
+
+    Rows that follow one another are a view of the table; others have to be gathered.
+    """
+    for start in range(0, len(rows), size):
+        some = rows[start : start + size]
+        first, last = int(some[0]), int(some[-1])
+        together = last - first + 1 == len(some)
+        here = slice(start, start + len(some))
+        yield here, slice(first, last + 1) if together else torch.from_numpy(some)

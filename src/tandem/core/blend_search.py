@@ -1,6 +1,6 @@
 """The search for the exponents of rows whose budget lies strictly between the ends.
 
-Shapes: N rows of a chunk, A rows still searching, V vocabulary.
+Shapes: N rows, A rows still searching, V vocabulary.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from tandem.core.blend_passes import Index, Pair, blend_moments, centred, pick, write_law
+from tandem.core.blend_passes import Index, Pair, blend_moments, write_laws
 from tandem.core.bracket import MONOTONE, Bracket, Flags, Rows
 
 # Relative and absolute tolerance on the KL spent. fp32 sums have a noise floor of about 2e-7, so
@@ -25,39 +24,39 @@ HALVE_AFTER, MAX_PASSES = 5, 24
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a chunk of rows finds: views into the arrays of all rows, [N] each."""
+    """What is found for each row, [N] each: the exponent, the KL spent, the passes it took."""
 
     exponent: Rows
     spent: Rows
     passes: Rows
 
-    def part(self, rows: slice) -> Result:
-        return Result(self.exponent[rows], self.spent[rows], self.passes[rows])
-
 
 def search(
     pair: Pair,
     rows: Index,
+    *,
     room: Rows,
     allowed: Rows,
     dtype: torch.dtype,
-    logp: Tensor,
     result: Result,
 ) -> None:
-    """Find the exponents of `rows`, strictly between the ends, and write their laws."""
-    p, r, log_mass = centred(pair, rows, dtype)
+    """Find the exponents of `rows`, strictly between the ends, and write their laws.
+
+    room: [N] the budget left for the search once the common support is paid for; allowed: [N] the
+    whole of it. dtype: the precision of the passes.
+    """
     found = _Found(*(np.zeros(len(rows)) for _ in range(4)))
-    live, p_live, r_live = np.arange(len(rows)), p, r
-    bracket = _first_bracket(pair, rows, room)
-    first = _first_trial(pair, rows, room, bracket)
-    tolerance = RELATIVE * allowed + ABSOLUTE - NOISE
+    live, bracket = np.arange(len(rows)), _first_bracket(pair, rows, room[rows])
+    first = _first_trial(pair, rows, room[rows], bracket)
     for count in range(1, MAX_PASSES + 1):
         halve = count > HALVE_AFTER and count % 2 == 0
         beta = bracket.halve() if halve else bracket.propose() if count > 1 else first
-        beta = _inside(beta, bracket, logp.dtype)
-        log_z, mean, variance = blend_moments(p_live, r_live, beta)
-        spent = beta * mean - log_z + log_mass[live]
-        below, close = spent <= room[live], np.abs(spent - room[live]) <= tolerance[live]
+        beta = _inside(beta, bracket, pair.p.dtype)
+        at = rows[live]
+        log_z, mean, variance = blend_moments(pair, at, beta, dtype=dtype)
+        spent = beta * mean - log_z + pair.log_mass[at]
+        below = spent <= room[at]
+        close = np.abs(spent - room[at]) <= RELATIVE * allowed[at] + ABSOLUTE - NOISE
         # What is kept is always feasible: a trial above the budget counts only if it is close.
         found.keep(live, below | close, beta, spent, log_z)
         found.passes[live] += 1
@@ -68,13 +67,11 @@ def search(
         g = np.sqrt(2 * np.maximum(spent, 0.0))
         bracket.shrink(at=beta, g=g, slope=beta * variance / np.maximum(g, 1e-150), below=below)
         if not go_on.all():
-            still = np.flatnonzero(go_on)
-            live, bracket = live[still], bracket.keep(go_on)
-            p_live, r_live = pick(p_live, still), pick(r_live, still)
+            live, bracket = live[go_on], bracket.keep(go_on)
     result.exponent[rows] = found.exponent
     result.spent[rows] = np.where(found.exponent > 0, found.spent + pair.lost[rows], 0.0)
     result.passes[rows] = found.passes
-    write_law(p, r, found.exponent, found.log_z, rows, logp)
+    write_laws(pair, rows, found.exponent, found.log_z, dtype=dtype)
 
 
 @dataclass(frozen=True, slots=True)
