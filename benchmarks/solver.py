@@ -6,9 +6,10 @@ Two kinds of rows at V = 151,936: "peaked" like a language model's next token (l
 the logarithm of a shared rank, a sharpness of its own for each row, noise of each model's own), and
 "random" (Gaussian logits, nearly flat). Bisection takes 30 halvings and is given the rows one by
 one, because on a CPU its temporaries then stay in cache: the faster way to run it. The programs are
-timed in turn within each repeat, in CPU seconds, so that a busy machine weighs on all of them alike;
-a ratio is taken per repeat and its spread is printed. A unit is one fp32 log-softmax of the same rows into memory that
-is already there. Rows whose budget buys the whole teacher need no search: they are counted apart.
+timed in turn within each repeat, in CPU seconds, so that a busy machine weighs on all of them
+alike; a ratio is taken per repeat and its spread is printed. A unit is one fp32 log-softmax of the
+same rows into memory that is already there. Rows whose budget buys the whole teacher need no
+search: they are counted apart. Takes less than two minutes.
 """
 
 from __future__ import annotations
