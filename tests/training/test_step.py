@@ -14,7 +14,7 @@ from tandem.core.reduce import MetricSums
 from tandem.models.speaker import Speaker
 from tandem.objectives import ReverseKL
 from tandem.training.batch import empty_micro_batch, pack
-from tandem.training.step import StepModule
+from tandem.training.step import StepModule, decoder_layers, recompute_layers
 from tandem.types import Rollout, TeacherSignal
 
 WARMUP = TrustRegionBlend(budget=0.05, warmup_steps=4)
@@ -202,3 +202,21 @@ def test_the_step_trains_the_student_and_nothing_else() -> None:
     module = step_module(student, teacher, FORMS["full"])
     step_gradient(module, rollouts)
     assert all(p.grad is None for p in teacher.model.parameters())
+
+
+def test_recomputing_layers_changes_no_gradient_and_runs_every_layer_again() -> None:
+    student, teacher = tiny_pair()
+    rollouts = roll_out(student, teacher, FORMS["full"])
+    module = step_module(student, teacher, FORMS["full"])
+    calls: list[int] = []
+    for layer in decoder_layers(student.model):
+        layer.get_submodule("mlp").register_forward_hook(lambda *_: calls.append(1))
+    loss, plain = step_gradient(module, rollouts)
+    once = len(calls)
+    recompute_layers(student.model)
+    again_loss, again = step_gradient(module, rollouts)
+    assert len(calls) - once == 2 * once
+    assert again_loss == loss
+    assert_same_gradient(again, plain, tolerance=1e-6)
+    layers = decoder_layers(student.model)
+    assert not any(m.training for m in student.model.modules() if m not in layers)

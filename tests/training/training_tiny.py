@@ -3,15 +3,20 @@ and a chat teacher that end with different ids, prompts of different lengths."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from tandem.behaviours import Behaviour, Student
+from tandem.models.character import END_ID, character_tokenizer
 from tandem.models.speaker import Speaker
 from tandem.models.vocabulary import Alignment
 from tandem.objectives import Objective
 from tandem.rollout.engine import Engine
+from tandem.tasks.arithmetic import ALPHABET
 from tandem.training.step import StepModule
 from tandem.types import Clock, Request, Rollout, Sampling
 
@@ -96,3 +101,39 @@ def step_module(
     return StepModule(
         student=student, teacher=teacher, objective=objective, chunk_bytes=chunk_bytes
     )
+
+
+def save_pair(folder: Path) -> None:
+    """A tiny pair that speaks the arithmetic alphabet, as folders `student` and `teacher`."""
+    tokenizer = character_tokenizer(ALPHABET)
+    for name, seed, rows in (("student", 1, 16), ("teacher", 2, 20)):
+        model = tiny_model(seed, rows=rows)
+        assert model.generation_config is not None
+        model.generation_config.eos_token_id = END_ID
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+
+
+def tiny_recipe(pair: Path) -> dict[str, Any]:
+    """Six steps that blend for four; everything a recipe must say and little more."""
+    return {
+        "name": "tiny",
+        "threads": 1,
+        "device": "cpu",
+        "student": {"path": str(pair / "student")},
+        "teacher": {"path": str(pair / "teacher")},
+        "task": {"kind": "arithmetic", "train_size": 200, "validation_size": 20, "test_size": 20},
+        "behaviour": {"kind": "trust_region_blend", "budget": 0.05, "warmup_steps": 4},
+        "objective": {"kind": "reverse_kl", "top_k": 4},
+        "rollout": {
+            "prompts_per_step": 4,
+            "samples_per_prompt": 2,
+            "max_prompt_tokens": 12,
+            "max_new_tokens": 12,
+            "slots": 6,
+            "truncated": "keep",
+        },
+        "optimizer": {"lr": 0.01, "warmup_steps": 2},
+        "training": {"steps": 6, "save_every": 3, "tokens_per_micro_batch": 60},
+        "evaluation": {"every": 3, "problems": 8},
+    }

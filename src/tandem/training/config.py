@@ -125,6 +125,9 @@ class RunConfig(Settings):
         return self
 
 
+# Sections that choose a class by `kind`; written as that word alone where it needs nothing else.
+COMPONENTS = ("task", "behaviour", "objective")
+
 _SECTIONS: dict[str, type[Settings]] = {
     "student": ModelSettings,
     "teacher": ModelSettings,
@@ -196,8 +199,8 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
         for key in keys[:-1]:
             if inner.get(key) is None:
                 inner[key] = {}
-            elif isinstance(inner[key], str) and keys[-1] != "kind":
-                inner[key] = {"kind": inner[key]}  # the short form of a component
+            elif isinstance(inner[key], str) and key in COMPONENTS:
+                inner[key] = {"kind": inner[key]}
             if not isinstance(inner[key], dict):
                 raise ValueError(
                     f"override {override!r} leads through {key!r}, which is {inner[key]!r} and "

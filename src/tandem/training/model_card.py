@@ -6,9 +6,14 @@ import json
 import shutil
 from pathlib import Path
 
+from transformers.utils import logging
+
 from tandem.models.loading import LoadedModel
 from tandem.training.checkpoint import sync_folder
 from tandem.training.config import RunConfig, dump_config
+
+# Metrics of the last step that a card shows, beside those of the last evaluation.
+SHOWN = ("train/reverse_kl", "rollout/length", "rollout/truncated")
 
 
 def save_final(
@@ -22,7 +27,13 @@ def save_final(
     if model.generation_config is not None:
         # The ids the student was trained to end with, so that whoever loads it stops there too.
         model.generation_config.eos_token_id = list(student.end_ids)
-    model.save_pretrained(partial)
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model.save_pretrained(partial)
+    finally:
+        if bars:
+            logging.enable_progress_bar()
     student.tokenizer.save_pretrained(partial)
     card = model_card(config, metrics)
     (partial / "README.md").write_text(card, encoding="utf-8")
@@ -34,7 +45,11 @@ def save_final(
 
 def model_card(config: RunConfig, metrics: dict[str, float]) -> str:
     """The card: how it was made, what it scored, how to load it. metrics: the last of each key."""
-    rows = "\n".join(f"| `{name}` | {value:.4g} |" for name, value in sorted(metrics.items()))
+    rows = "\n".join(
+        f"| `{name}` | {value:.4g} |"
+        for name, value in sorted(metrics.items())
+        if name.startswith("eval/") or name in SHOWN
+    )
     hub_ids = [p for p in (config.student.path, config.teacher.path) if _is_hub_id(p)]
     header = {"library_name": "transformers", "tags": ["tandem", "on-policy-distillation"]}
     if hub_ids:
@@ -46,8 +61,8 @@ def model_card(config: RunConfig, metrics: dict[str, float]) -> str:
 
 # {config.name}
 
-A student distilled with [tandem](https://pypi.org/project/tandem-opd/): it wrote its own answers,
-and learnt from what the teacher would have said at every token.
+A student distilled with tandem (`tandem-opd`): it wrote its own answers, and learnt from what the
+teacher would have said at every token.
 
 | | |
 |---|---|

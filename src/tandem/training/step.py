@@ -8,10 +8,12 @@ Shapes: N tokens, C tokens of a chunk, V shared vocabulary, H hidden size, K sup
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tandem.core.divergences import entropy
@@ -139,10 +141,15 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
-def recompute_layers(model: PreTrainedModel) -> None:
+def recompute_layers(model: nn.Module) -> None:
     """Keep only each layer's input for the backward and compute the rest again there."""
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     for layer in decoder_layers(model):
-        # The flag that transformers asks for, on the layer alone: what lies inside stays in
-        # evaluation mode, so no dropout sets the law that is trained apart from the one that spoke.
-        layer.training = True
+        # What transformers asks a layer for. `training` is set on the layer alone: all inside stays
+        # in evaluation mode, so no dropout sets the law that is trained apart from the one that
+        # spoke.
+        options: dict[str, Any] = {
+            "gradient_checkpointing": True,
+            "_gradient_checkpointing_func": partial(checkpoint, use_reentrant=False),
+            "training": True,
+        }
+        vars(layer).update(options)

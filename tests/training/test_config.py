@@ -1,0 +1,197 @@
+"""Recipes: what they resolve to, and the sentence each mistake gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from tandem.behaviours import Student, TrustRegionBlend
+from tandem.training.config import (
+    RunConfig,
+    apply_overrides,
+    config_from_dict,
+    dump_config,
+    load_config,
+)
+
+
+@pytest.fixture
+def load(recipe: dict[str, Any], tmp_path: Path) -> Callable[..., RunConfig]:
+    def load(*overrides: str) -> RunConfig:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(recipe))
+        return load_config(path, overrides)
+
+    return load
+
+
+def test_the_resolved_recipe_loads_back_equal(
+    load: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    config = load()
+    (tmp_path / "resolved.yaml").write_text(dump_config(config))
+    assert load_config(tmp_path / "resolved.yaml") == config
+
+
+def test_overrides_are_yaml_and_reach_every_section(load: Callable[..., RunConfig]) -> None:
+    config = load(
+        "seed=3",
+        "optimizer.lr=1e-5",
+        "student.end_ids=[1, 2]",
+        "optimizer.clip_norm=null",
+        "training.gradient_checkpointing=true",
+        "tracker.kind=none",
+        "evaluation=null",
+    )
+    assert config.seed == 3
+    assert config.optimizer.lr == 1e-5
+    assert config.student.end_ids == (1, 2)
+    assert config.optimizer.clip_norm is None
+    assert config.training.gradient_checkpointing
+    assert config.evaluation is None
+
+
+def test_another_kind_starts_its_section_afresh(load: Callable[..., RunConfig]) -> None:
+    assert load("behaviour.kind=student").behaviour == Student()
+    assert load("behaviour=student").behaviour == Student()
+    kept = load("behaviour.kind=trust_region_blend", "behaviour.budget=0.01").behaviour
+    assert kept == TrustRegionBlend(budget=0.01, warmup_steps=4)
+
+
+def test_overrides_leave_the_mapping_they_are_given_alone() -> None:
+    data = {"a": {"b": 1}}
+    assert apply_overrides(data, ["a.b=2"]) == {"a": {"b": 2}}
+    assert data == {"a": {"b": 1}}
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(ValueError, match=r"^no recipe 'no/such\.yaml'; give the path of a YAML"):
+        load_config("no/such.yaml")
+
+
+def test_text_that_is_no_yaml_says_where(tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text("name: [1,\n")
+    with pytest.raises(ValueError, match=r"broken\.yaml is not valid YAML: .*line 2"):
+        load_config(path)
+    path.write_text("- 1\n")
+    with pytest.raises(ValueError, match=r"broken\.yaml holds list, but a recipe is a group of ke"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("rollout.slot=3", "unknown key 'rollout.slot' in .*recipe.yaml; did you mean 'slots'?"),
+        ("optimiser.lr=1", "unknown key 'optimiser' in .*; did you mean 'optimizer'?"),
+        ("behaviour.budgte=1", "unknown key 'behaviour.budgte' in .*; did you mean 'budget'?"),
+        ("tracker.zzz=1", "unknown key 'tracker.zzz' in .*; known are kind, project"),
+        (
+            "optimizer.lr=fast",
+            "optimizer.lr is 'fast' in .*recipe.yaml, but it should be a valid number",
+        ),
+        ("rollout.slots=0", "rollout.slots is 0 in .*, but it should be greater than 0"),
+        (
+            "training.steps=2.5",
+            "training.steps is 2.5 in .*, but it should be a valid integer, got a number with a "
+            "fractional part",
+        ),
+        (
+            "rollout.truncated=cut",
+            "rollout.truncated is 'cut' in .*, but it should be 'keep' or 'drop'",
+        ),
+        ("rollout.truncated=null", "rollout.truncated is None in .*, but it should be 'keep' or"),
+        (
+            "student.end_ids=[1, x]",
+            "student.end_ids.1 is 'x' in .*, but it should be a valid integer",
+        ),
+        ("rollout=5", "rollout is 5 in .*, but it should be a group of keys such as prompts_per_s"),
+        (
+            "behaviour.kind=trust_region",
+            "behaviour.kind is 'trust_region' in .*, which is no behaviour; "
+            "did you mean 'trust_region_blend'?",
+        ),
+        (
+            "objective.kind=zzz",
+            "objective.kind is 'zzz' in .*, which is no objective; known are reverse_kl",
+        ),
+        ("task=5", "task is 5 in .*, but it needs a kind: one of arithmetic"),
+        (
+            "behaviour.kind=nowhere.py:Mine",
+            "behaviour.kind is 'nowhere.py:Mine', but there is no file 'nowhere.py'",
+        ),
+        ("seed", "override 'seed' is not of the form section.key=value"),
+        ("name.first=1", "override 'name.first=1' leads through 'name', which is 'tiny' and has"),
+        ("seed=[", "the value of override 'seed=\\[' is not valid YAML"),
+        ("name=../up", "name: '../up' is no folder name; use letters"),
+        (
+            "optimizer.warmup_steps=9",
+            "optimizer.warmup_steps is 9, more than training.steps .6.; the peak rate",
+        ),
+    ],
+)
+def test_a_mistake_is_told_in_one_sentence(
+    load: Callable[..., RunConfig], override: str, said: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{said}") as raised:
+        load(override)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_section_that_is_left_out_is_named(recipe: dict[str, Any]) -> None:
+    del recipe["rollout"]
+    with pytest.raises(ValueError, match=r"^the configuration lacks 'rollout'; add it$"):
+        config_from_dict(recipe)
+    recipe["rollout"] = {"slots": 2}
+    with pytest.raises(ValueError, match=r"^the configuration lacks 'rollout.prompts_per_step'; "):
+        config_from_dict(recipe)
+
+
+def test_a_sampled_loss_under_a_blend_is_refused_when_the_recipe_is_read(
+    load: Callable[..., RunConfig],
+) -> None:
+    with pytest.raises(ValueError, match="trust_region_blend draws from another law"):
+        load("objective.kind=reverse_kl", "objective={kind: reverse_kl, support: sampled}")
+    load("objective={kind: reverse_kl, support: sampled}", "behaviour=student")
+
+
+def test_a_class_of_the_users_is_a_kind(
+    load: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(
+        "from tandem.behaviours import Student\n"
+        "class Mine(Student):\n"
+        "    kind: str = 'mine.py:Mine'\n"
+        "    sharpness: float\n"
+    )
+    config = load("behaviour={kind: 'mine.py:Mine', sharpness: 2}")
+    assert config.behaviour.model_dump() == {"kind": "mine.py:Mine", "sharpness": 2.0}
+    Path("again.yaml").write_text(dump_config(config))
+    assert load_config("again.yaml").behaviour.model_dump() == config.behaviour.model_dump()
+    with pytest.raises(ValueError, match=r"mine\.py has no Behaviour Other$"):
+        load("behaviour={kind: 'mine.py:Other'}")
+
+
+def test_no_component_has_more_than_twelve_fields_and_no_run_more_than_sixty(
+    load: Callable[..., RunConfig],
+) -> None:
+    config = load()
+    counts: list[int] = []
+
+    def count(model: BaseModel) -> None:
+        inner = [value for _, value in model if isinstance(value, BaseModel)]
+        # A kind names the component; it is no field of it.
+        plain = sum(name != "kind" and value not in inner for name, value in model)
+        assert plain <= 12, f"{type(model).__name__} has {plain} fields"
+        counts.append(plain)
+        for part in inner:
+            count(part)
+
+    count(config)
+    assert sum(counts) <= 60

@@ -1,0 +1,145 @@
+"""One step by several gloo ranks and by one process, as a script of test_parallel.py.
+
+Prints one JSON object per case and number of ranks: loss, gradient norm, means, and the weights
+after the update, gathered. Ranks are forked before anything starts a thread.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from training_tiny import ALIGNMENT, CLOCK, roll_out, step_module, tiny_model, tiny_pair
+
+from tandem.behaviours import TrustRegionBlend
+from tandem.models.speaker import Speaker
+from tandem.objectives import ReverseKL
+from tandem.training.config import OptimizerSettings
+from tandem.training.optimizer import make_optimizer
+from tandem.training.parallel import World, copy_weights, open_world, shard
+from tandem.training.step import decoder_layers, recompute_layers
+from tandem.training.update import accumulate_gradient, apply_gradient, score
+from tandem.types import Rollout
+
+BLEND = TrustRegionBlend(budget=0.05, warmup_steps=4)
+
+
+@dataclass(frozen=True)
+class Case:
+    """counts: rollouts of each of two ranks. budget: padded tokens of a micro-batch."""
+
+    name: str
+    objective: ReverseKL
+    counts: tuple[int, int] = (3, 3)
+    tied: bool = False
+    recompute: bool = False
+    teacher_dtype: torch.dtype = torch.float32
+    blend: bool = False
+    budget: int = 30
+
+
+FULL, TOP = ReverseKL(support="full"), ReverseKL(top_k=4)
+CASES = [
+    Case("untied", FULL),
+    Case("tied", FULL, tied=True),
+    Case("tied, recomputed", FULL, tied=True, recompute=True),
+    Case("recorded top-k", TOP, blend=True),
+    Case("fresh top-k, bf16 teacher", TOP, teacher_dtype=torch.bfloat16),
+    Case("uneven", FULL, counts=(5, 1), tied=True),
+    Case("one rank empty", TOP, counts=(4, 0), tied=True),
+    Case("both empty", FULL, counts=(0, 0)),
+]
+
+
+def rollouts_of(case: Case, student: Speaker, teacher: Speaker) -> list[Rollout]:
+    if not sum(case.counts):
+        return []
+    options: dict[str, Any] = {"behaviour": BLEND} if case.blend else {}
+    return roll_out(student, teacher, case.objective, count=sum(case.counts), **options)
+
+
+def run_case(case: Case, world: World) -> dict[str, Any]:
+    student, teacher = tiny_pair(tied=case.tied, teacher_dtype=case.teacher_dtype)
+    rollouts = rollouts_of(case, student, teacher)
+    own = rollouts
+    if world.size == 2:
+        first = case.counts[0]
+        own = rollouts[:first] if world.rank == 0 else rollouts[first:]
+    if case.recompute:
+        recompute_layers(student.model)
+    module = step_module(student, teacher, case.objective)
+    shard(
+        module,
+        layers=decoder_layers(student.model),
+        whole=module.teacher_model,
+        compute_dtype=torch.float32,
+        world=world,
+    )
+    parameters = list(student.model.parameters())
+    optimizer = make_optimizer(parameters, OptimizerSettings(lr=1e-2))
+    scored = score(own, objective=case.objective, clock=CLOCK, drop_truncated=False, world=world)
+    means = accumulate_gradient(
+        module,
+        scored,
+        clock=CLOCK,
+        token_budget=case.budget,
+        world=world,
+        on_progress=lambda done, total: None,
+    )
+    loss = means.get("loss", 0.0)
+    norm = apply_gradient(optimizer, parameters, clip_norm=0.5, loss=loss, step=1)
+    whole = Speaker(tiny_model(99, rows=40, tied=case.tied), own_end_ids=(1,), alignment=ALIGNMENT)
+    copy_weights(student.model, whole.model)
+    return {"norm": norm, "means": means, "weights": checked(whole.model)}
+
+
+def checked(model: nn.Module) -> dict[str, list[float]]:
+    """Enough of every parameter to tell two models apart: its sum of squares and some entries."""
+    return {
+        name: [float(p.double().pow(2).sum()), *p.detach().flatten()[::37].tolist()]
+        for name, p in model.named_parameters()
+    }
+
+
+def work(rank: int, size: int, port: int, output: Path) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with open_world(torch.device("cpu")) as world:
+        results = {case.name: run_case(case, world) for case in CASES}
+        if world.first:
+            output.write_text(json.dumps(results))
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        output = Path(folder) / "two.json"
+        ranks: list[int] = []
+        for rank in range(2):
+            process = os.fork()
+            if process == 0:
+                work(rank, 2, port, output)
+                sys.stdout.flush()
+                os._exit(0)
+            ranks.append(process)
+        failed = [os.waitpid(process, 0)[1] for process in ranks]
+        assert failed == [0, 0], f"ranks ended with {failed}"
+        two = json.loads(output.read_text())
+    with open_world(torch.device("cpu")) as world:
+        one = {case.name: run_case(case, world) for case in CASES}
+    print(json.dumps({"one": one, "two": two}))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
