@@ -74,3 +74,17 @@ def test_every_method_that_can_be_named_stands_in_the_table() -> None:
 def test_yaml_blocks_are_yaml() -> None:
     for block in _blocks("yaml"):
         assert isinstance(yaml.safe_load(block), dict)
+
+
+@pytest.mark.slow
+def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (block,) = _blocks("python")
+    names: dict[str, object] = {}
+    exec(compile(block, "README.md", "exec"), names)
+    assert (tmp_path / "runs" / "from-python" / "report.html").is_file()
+
+
+def test_the_python_is_about_ten_lines() -> None:
+    (block,) = _blocks("python")
+    assert len(block.strip().splitlines()) <= 12

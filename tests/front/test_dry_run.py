@@ -65,11 +65,11 @@ def test_memory_adds_up_by_hand(config: RunConfig) -> None:
         "gradients": 4000,
         "activations": 64 * 2 * (80 + 64) * 4,
         "teacher's one layer": 64 * (32 + 48) * 4,
-        "head chunks": 5 * 2**16,
+        "head chunks": 5 * 64 * 50 * 4,
         "head gradient": 4 * 50 * 8,
     }
     standing = 4000 + 8000 + 4000 + 12000
-    update = 4000 + 64 * 2 * 144 * 4 + 64 * 80 * 4 + 5 * 2**16 + 1600
+    update = 4000 + 64 * 2 * 144 * 4 + 64 * 80 * 4 + 5 * 64 * 50 * 4 + 1600
     assert peak(components) == standing + update
 
 

@@ -118,6 +118,8 @@ def _update(config: RunConfig, student: Shape, teacher: Shape) -> list[Part]:
         how = f"{tokens:,} tokens × {student.layers} layers × {layer:,} values"
     states = tokens * (teacher.hidden * 4 + teacher.intermediate * 3) * BYTES[config.teacher.dtype]
     n = student.parameters
+    # A micro-batch smaller than a chunk is one chunk.
+    chunk = min(training.head_chunk_bytes, tokens * min(student.rows, teacher.rows) * 4)
     return [
         Part("gradients", "update", 4 * n, f"{_count(n)} × 4 B"),
         Part("activations", "update", values * width, f"{how} × {width} B"),
@@ -125,8 +127,8 @@ def _update(config: RunConfig, student: Shape, teacher: Shape) -> list[Part]:
         Part(
             "head chunks",
             "update",
-            CHUNK_COPIES * training.head_chunk_bytes,
-            f"{training.head_chunk_bytes / 2**20:.0f} MiB × {CHUNK_COPIES}",
+            CHUNK_COPIES * chunk,
+            f"{chunk / 2**20:.1f} MiB × {CHUNK_COPIES}",
         ),
         Part(
             "head gradient",
