@@ -174,6 +174,17 @@ def test_forced_tokens_are_emitted_scored_and_attributed() -> None:
     assert free[3].ended == "eos" and free[4].ended == "length"
 
 
+def test_forced_tokens_do_not_leak_into_the_next_response_of_a_slot() -> None:
+    student, teacher = pair()
+    plain = [Request(i, (3, 4), (2,)) for i in range(30)]
+    forced = [replace(r, forced_ids=(9,) * 11) if r.id % 7 == 0 else r for r in plain]
+    engine = engine_of(student, teacher, slots=3)
+    alone, mixed = generate(engine, plain, BLEND), generate(engine, forced, BLEND)
+    for before, after in zip(alone, mixed, strict=True):
+        if not after.request.forced_ids:
+            assert torch.equal(before.ids, after.ids)
+
+
 def test_a_forced_prefix_equals_the_same_tokens_drawn() -> None:
     student, teacher = pair()
     requests = ragged(9, size=13)

@@ -131,12 +131,12 @@ class _Table:
             return [self._split(block[i, :t]) for i, t in enumerate(lengths)]
 
     def _split(self, rows: Tensor) -> Columns:
-        """[t, W] as contiguous columns that do not hold on to the block they came from."""
-        columns: Columns = {}
-        start = 0
-        for name, width in self._widths.items():
-            part = rows[:, start] if width == 1 else rows[:, start : start + width]
-            wide = torch.int64 if self._dtype == torch.int32 else self._dtype
-            columns[name] = part.to(wide, copy=True, memory_format=torch.contiguous_format)
-            start += width
-        return columns
+        """[t, W] as columns of one copy, which does not hold on to the block it came from."""
+        wide = torch.int64 if self._dtype == torch.int32 else self._dtype
+        if len(self._widths) == 1:
+            (name,) = self._widths
+            return {name: rows.to(wide, copy=True)}
+        table = rows.t().to(wide, copy=True, memory_format=torch.contiguous_format)
+        parts = table.split(list(self._widths.values()))
+        pairs = zip(self._widths, parts, strict=True)
+        return {name: part[0] if len(part) == 1 else part.t() for name, part in pairs}

@@ -59,9 +59,11 @@ class Session:
         self.queue = Queue(jobs, lanes, seed=seed, length=length, ahead=slots)
         device = self.student.device
         self.draws_ST = torch.zeros(slots, length, device=device)
-        forced = max(len(job.request.forced_ids) for job in jobs)
-        # −1 where the response is free.
-        self.forced_SF = torch.full((slots, forced), -1, dtype=torch.int64, device=device)
+        # −1 where the response is free; and for how many rounds some row may not be.
+        self.forces = any(job.request.forced_ids for job in jobs)
+        shape = (slots, length if self.forces else 0)
+        self.forced_ST = torch.full(shape, -1, dtype=torch.int64, device=device)
+        self.forced_rounds = 0
         # Per row: where this token's record goes (slot·T + position), and its position.
         self.state = torch.zeros(2, slots, dtype=torch.int64, device=device)
         self.rows: list[Row] = []
@@ -72,6 +74,7 @@ class Session:
 
         progress is told of new tokens and newly finished responses once per round.
         """
+        end_id, longest = self.student.end_id, self.sampling.max_new_tokens
         self._admit(list(range(self.slots)), list(range(self.slots)))
         while self.rows:
             live = len(self.rows)
@@ -82,9 +85,11 @@ class Session:
                 lane.settle(ids_B, 1)
             self.state[:, :live] += 1
             # The one transfer of a round: which tokens they are decides who ends.
-            for row, token in zip(self.rows, ids_B.tolist(), strict=True):
+            done: list[int] = []
+            for i, (row, token) in enumerate(zip(self.rows, ids_B.tolist(), strict=True)):
                 row.ids.append(token)
-            done = [i for i, row in enumerate(self.rows) if self._ended(row) is not None]
+                if token == end_id or len(row.ids) == longest:
+                    done.append(i)
             if done:
                 self._retire(done)
             progress(live, len(done))
@@ -116,19 +121,11 @@ class Session:
         live = len(self.rows)
         place_B = self.state[PLACE, :live]
         ids_B = sample(law_logp, self.draws_ST.view(-1).index_select(0, place_B))
-        width = self.forced_SF.shape[1]
-        if not width or all(len(row.ids) >= len(row.job.request.forced_ids) for row in self.rows):
-            return ids_B
-        position_B = self.state[POSITION, :live]
-        slot_B = (place_B - position_B) // self.sampling.max_new_tokens
-        # Beyond its own forced ids a row finds −1; beyond everybody's it looks at the last column.
-        forced_B = self.forced_SF[slot_B, position_B.clamp(max=width - 1)]
-        return torch.where((forced_B >= 0) & (position_B < width), forced_B, ids_B)
-
-    def _ended(self, row: Row) -> Ended | None:
-        if row.ids[-1] == self.student.end_id:
-            return "eos"
-        return "length" if len(row.ids) == self.sampling.max_new_tokens else None
+        if self.forced_rounds > 0:
+            self.forced_rounds -= 1
+            forced_B = self.forced_ST.view(-1).index_select(0, place_B)
+            ids_B = torch.where(forced_B >= 0, forced_B, ids_B)
+        return ids_B
 
     def _retire(self, done: list[int]) -> None:
         """Deliver finished rows, give their places to waiting jobs, close the gaps that remain."""
@@ -160,11 +157,11 @@ class Session:
             self.state.index_copy_(
                 1, torch.tensor(here, device=device), torch.tensor(place, device=device)
             )
-            if self.forced_SF.shape[1]:
-                width = self.forced_SF.shape[1]
+            if self.forces:
                 forced = [job.request.forced_ids for job in admission.jobs]
-                table = [ids + (-1,) * (width - len(ids)) for ids in forced]
-                self.forced_SF.index_copy_(0, slot_B, torch.tensor(table, device=device))
+                table = [ids + (-1,) * (self.sampling.max_new_tokens - len(ids)) for ids in forced]
+                self.forced_ST.index_copy_(0, slot_B, torch.tensor(table, device=device))
+                self.forced_rounds = max(self.forced_rounds, *map(len, forced))
             for place, slot, job in zip(here, there, admission.jobs, strict=True):
                 row = Row(job, slot)
                 if place == len(self.rows):
@@ -193,8 +190,7 @@ class Session:
         """The finished response with its record. Its tensors are ordinary ones: they may meet
         autograd."""
         request, count = row.job.request, len(row.ids)
-        ended = self._ended(row)
-        assert ended is not None
+        ended: Ended = "eos" if row.ids[-1] == self.student.end_id else "length"
         forced = min(len(request.forced_ids), count)
         own = self.behaviour.author(self.clock)
         with torch.inference_mode(False):
