@@ -28,7 +28,7 @@ from tandem.types import Clock, Rollout, Sampling
 
 Evaluate = Callable[[int, Callable[[int, int], None]], dict[str, float]]
 
-# Responses of each step that samples.jsonl keeps.
+# Responses of each step that samples.jsonl keeps, evenly spaced: neighbours share a prompt.
 SAMPLES_KEPT = 4
 
 
@@ -218,7 +218,7 @@ def _record(run: Run, log: LineLog, step: int, values: dict[str, float]) -> dict
 def _write_samples(run: Run, log: LineLog, step: int, rollouts: list[Rollout]) -> None:
     if not run.world.first:
         return
-    for rollout in rollouts[:SAMPLES_KEPT]:
+    for rollout in rollouts[:: max(1, len(rollouts) // SAMPLES_KEPT)][:SAMPLES_KEPT]:
         stats = {name: float(values.mean()) for name, values in rollout.stats.items()}
         sample = {
             "id": rollout.request.id,
