@@ -87,4 +87,4 @@ def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_python_is_about_ten_lines() -> None:
     (block,) = _blocks("python")
-    assert len(block.strip().splitlines()) <= 12
+    assert len(block.strip().splitlines()) <= 10
