@@ -72,7 +72,9 @@ def rehearse(
             torch.empty(estimate.cache_bytes, dtype=torch.uint8, device=world.device)
         accumulate_gradient(
             module,
-            _largest(config, module.objective.needs()),
+            largest_update(
+                config, module.objective.needs(), vocabulary=module.student.vocabulary_size
+            ),
             clock=Clock(0, config.training.steps),
             token_budget=config.training.tokens_per_micro_batch,
             world=world,
@@ -116,9 +118,10 @@ def _does_not_fit(estimate: Estimate, limit: int) -> str:
     )
 
 
-def _largest(config: RunConfig, spec: SignalSpec) -> Scored:
-    """The most tokens that one micro-batch can hold, in responses of the greatest length, and
+def largest_update(config: RunConfig, spec: SignalSpec, *, vocabulary: int) -> Scored:
+    """The most tokens that one micro-batch can hold, in responses of the greatest length, with
     nothing of the teacher on record."""
+    assert spec.student_topk <= vocabulary, "the recipe is checked before it is rehearsed"
     prompt = (0,) * config.rollout.max_prompt_tokens
     length = config.rollout.max_new_tokens
     asked = config.rollout.prompts_per_step * config.rollout.samples_per_prompt
