@@ -14,11 +14,13 @@ is fixed; the peer's rows stop at theirs). The peer decodes batches of `slots` r
 
 bound: no engine with these slots is faster than the forwards it needs. `bare` is the time of these
 alone, by transformers itself on its own dynamic cache, without mask, sampling or record, in the
-same process: one forward per `slots` prompts, and one per round of a schedule that refills a slot
-as soon as it falls free, over the rows live in it and the longest of their contexts (a batch is a
-rectangle; of equal lengths: all rows, the context growing); for the student, and for the teacher too in blended rows. The bound of the
-ratio engine : peer is peer seconds / bare seconds; `reached` is the ratio over that bound, which is
-bare / engine. It may pass 1 where the slot cache is cheaper than the dynamic one.
+same process: one forward of the body per `slots` prompts, and one of body and head per round of a
+schedule that refills a slot as soon as it falls free, over the rows live in it and the longest of
+their contexts (a batch is a rectangle; where lengths are equal: all rows, the context growing); for
+the student, and for the teacher too in blended rows. The bound of the ratio engine : peer is peer
+seconds / bare seconds; `reached` is the ratio over that bound, which is bare / engine. It may pass
+1 where the slot cache is cheaper than the dynamic one.
+
 Repetitions are interleaved; shown are medians, and the least and the greatest ratio. On a machine
 with other work, `--threads 1 --cpu-time` measures processor time instead of wall time.
 """
@@ -51,7 +53,7 @@ BLEND = TrustRegionBlend(budget=BUDGET, warmup_steps=1_000_000)
 SIZES = (
     Size("embedded", 20, Body(128, 3, 4), Body(128, 4, 4), 64, 24, 64, 5),
     Size("small", 2_048, Body(256, 6, 4), Body(512, 8, 8), 32, 32, 48, 3),
-    Size("full", 151_936, Body(256, 4, 4), Body(1024, 4, 16), 8, 32, 24, 3),
+    Size("full", 151_936, Body(256, 4, 4), Body(1024, 4, 16), 8, 32, 16, 3),
 )
 
 

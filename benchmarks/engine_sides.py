@@ -235,7 +235,7 @@ def run_bare(models: list[Any], size: Size, requests: list[Request]) -> None:
             prompts = torch.ones(len(batch), max(len(r.student_ids) for r in batch) - 1).long()
             cache = DynamicCache(config=each.config)
             if prompts.numel():
-                each(input_ids=prompts, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                each.model(input_ids=prompts, past_key_values=cache, use_cache=True)
         config = each.config
         shape = (size.slots, config.num_key_value_heads, size.prompt + size.new, config.head_dim)
         past = torch.zeros(shape)
