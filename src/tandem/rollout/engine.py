@@ -15,8 +15,7 @@ from tandem.behaviours.base import Behaviour
 from tandem.rollout.lane import Lane
 from tandem.rollout.protocol import SpeakerLike
 from tandem.rollout.queue import Job
-from tandem.rollout.record import Recorder
-from tandem.rollout.session import Session
+from tandem.rollout.session import Session, Terms
 from tandem.types import Clock, Request, Rollout, Sampling, SignalSpec
 
 Progress = Callable[[int, int], None]
@@ -80,27 +79,14 @@ class Engine:
             if on_progress is not None:
                 on_progress(done[0], done[1])
 
+        terms = Terms(behaviour, clock, sampling, seed, record, policy_version)
         with torch.inference_mode():
             for name, jobs in groups.items():
                 slots = min(self.slots, len(jobs))
                 speakers = [self.student] + ([] if name is None else [self.teachers[name]])
-                Session(
-                    jobs,
-                    [self._lane(jobs, k, s, slots, sampling) for k, s in enumerate(speakers)],
-                    behaviour=behaviour,
-                    clock=clock,
-                    sampling=sampling,
-                    seed=seed,
-                    recorder=Recorder(
-                        record,
-                        slots=slots,
-                        length=sampling.max_new_tokens,
-                        vocabulary=self.student.vocabulary_size,
-                    ),
-                    slots=slots,
-                    policy_version=policy_version,
-                    deliver=results.__setitem__,
-                ).run(progress)
+                lanes = [self._lane(jobs, k, s, slots, sampling) for k, s in enumerate(speakers)]
+                deliver = results.__setitem__
+                Session(jobs, lanes, terms, slots=slots, deliver=deliver).run(progress)
         return [results[index] for index in range(len(requests))]
 
     def _lane(

@@ -20,7 +20,7 @@ from tandem.core.sampling import sample
 from tandem.rollout.lane import Lane
 from tandem.rollout.queue import Job, Queue, prompts_of
 from tandem.rollout.record import Columns, Recorder, Scores
-from tandem.types import Clock, Ended, Rollout, Sampling
+from tandem.types import Clock, Ended, Rollout, Sampling, SignalSpec
 
 PLACE, POSITION = 0, 1
 
@@ -35,6 +35,18 @@ class Row:
     ids: list[int] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What all responses of one call have in common; see `Engine.generate`."""
+
+    behaviour: Behaviour
+    clock: Clock
+    sampling: Sampling
+    seed: int
+    record: SignalSpec
+    policy_version: int
+
+
 class Session:
     """Runs jobs through `slots` rows until all are done; each result goes to `deliver`."""
 
@@ -42,21 +54,17 @@ class Session:
         self,
         jobs: Sequence[Job],
         lanes: list[Lane],
+        terms: Terms,
         *,
-        behaviour: Behaviour,
-        clock: Clock,
-        sampling: Sampling,
-        seed: int,
-        recorder: Recorder,
         slots: int,
-        policy_version: int,
         deliver: Callable[[int, Rollout], None],
     ) -> None:
-        self.lanes, self.student = lanes, lanes[0].speaker
-        self.behaviour, self.clock, self.sampling = behaviour, clock, sampling
-        self.recorder, self.policy_version, self.deliver = recorder, policy_version, deliver
-        length = sampling.max_new_tokens
-        self.queue = Queue(jobs, lanes, seed=seed, length=length, ahead=slots)
+        self.lanes, self.student, self.deliver = lanes, lanes[0].speaker, deliver
+        self.behaviour, self.clock, self.sampling = terms.behaviour, terms.clock, terms.sampling
+        self.policy_version = terms.policy_version
+        length, vocabulary = terms.sampling.max_new_tokens, self.student.vocabulary_size
+        self.recorder = Recorder(terms.record, slots=slots, length=length, vocabulary=vocabulary)
+        self.queue = Queue(jobs, lanes, seed=terms.seed, length=length, ahead=slots)
         device = self.student.device
         self.draws_ST = torch.zeros(slots, length, device=device)
         # −1 where the response is free; and for how many rounds some row may not be.
