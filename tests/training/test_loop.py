@@ -146,6 +146,19 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     assert_equal_bits(weights(rest.folder), weights(uncut.folder))
 
 
+def test_a_run_stopped_during_its_first_evaluation_begins_anew(
+    recipe: dict[str, Any], tmp_path: Path, whole: Whole
+) -> None:
+    def stop(event: Event) -> None:
+        if isinstance(event, Phase) and event.name == "evaluate" and event.done == event.total:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    stopped = train(recipe, tmp_path, listener=stop)
+    assert (stopped.steps, stopped.interrupted) == (0, True)
+    resumed = train(recipe, tmp_path, resume=True)
+    assert without_times(lines(resumed.folder)) == without_times(lines(whole[0].folder))
+
+
 def test_the_log_is_cut_back_to_the_checkpoint_a_run_resumes_from(
     recipe: dict[str, Any], tmp_path: Path, whole: Whole
 ) -> None:
@@ -242,3 +255,20 @@ def test_too_large_a_top_k_is_refused_before_anything_runs(
 ) -> None:
     with pytest.raises(ValueError, match=r"objective.top_k is 16, but the models share 15 ids"):
         train(recipe, tmp_path, "objective.top_k=16")
+
+
+def test_evaluating_the_final_folder_gives_the_last_evaluation_of_the_run(
+    recipe: dict[str, Any], whole: Whole
+) -> None:
+    config = config_from_dict(recipe)
+    assert config.evaluation is not None
+    result = api.evaluate(
+        str(whole[0].folder / "final"),
+        task=config.task,
+        settings=config.evaluation,
+        max_prompt_tokens=config.rollout.max_prompt_tokens,
+        max_new_tokens=config.rollout.max_new_tokens,
+    )
+    assert result.metrics() == {
+        key: value for key, value in whole[0].metrics.items() if key.startswith("eval/")
+    }

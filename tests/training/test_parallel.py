@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from two_ranks import CASES
 
+from tandem.training.config import config_from_dict, dump_config
 from tandem.training.parallel import open_world, resolve_device, share
+from tandem.training.rehearsal import Estimate, rehearse
+from tandem.wiring import assemble
+
+SMALL = Estimate(total=1, cache_bytes=1, lines=())
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +69,6 @@ def test_a_world_that_fails_leaves_no_group_behind() -> None:
 
 def test_every_index_belongs_to_exactly_one_rank() -> None:
     with open_world(torch.device("cpu")) as world:
-        from dataclasses import replace
-
         parts = [share(7, replace(world, rank=rank, size=3)) for rank in range(3)]
     assert sorted(i for part in parts for i in part) == list(range(7))
 
@@ -72,3 +78,64 @@ def test_cuda_without_a_device_is_refused() -> None:
     assert resolve_device("auto") == torch.device("cpu")
     with pytest.raises(ValueError, match="device is 'cuda', but PyTorch finds no CUDA device"):
         resolve_device("cuda")
+
+
+def test_a_bfloat16_student_keeps_its_weights_in_fp32(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    recipe["student"]["dtype"] = "bfloat16"
+    config = config_from_dict(recipe)
+    with open_world(torch.device("cpu")) as world:
+        run, _ = assemble(config, tmp_path, world, lambda event: None)
+        seen: list[torch.dtype] = []
+        norm = run.module.student_model.get_submodule("model.norm")
+        norm.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+        rehearse(run.module, run.optimizer, config=config, estimate=SMALL, world=world)
+        weights = {p.dtype for p in run.module.student_model.parameters()}
+        moments = {state["exp_avg"].dtype for state in run.optimizer.state.values()}
+        del run
+    assert weights == moments == {torch.float32}, "an update smaller than a bf16 step must count"
+    assert set(seen) == {torch.bfloat16}, "but it computes in its own dtype"
+
+
+@pytest.mark.slow
+def test_two_processes_under_torchrun_train_as_one_does_and_one_goes_on_where_two_stopped(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(dump_config(config_from_dict(recipe)))
+    (tmp_path / "go.py").write_text(
+        "import sys\n"
+        "from tandem.run import train\n"
+        f"train({str(tmp_path / 'recipe.yaml')!r}, runs=sys.argv[1], resume=True)\n"
+    )
+
+    def run(runs: str, *launcher: str) -> None:
+        command = [sys.executable, *launcher, str(tmp_path / "go.py"), str(tmp_path / runs)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    run("one")
+    run("two", *torchrun)
+    assert_same_run(tmp_path / "one" / "tiny", tmp_path / "two" / "tiny")
+    # Half the way by two, the rest by one: a checkpoint knows nothing of ranks.
+    shutil.copytree(tmp_path / "two", tmp_path / "mixed")
+    shutil.rmtree(tmp_path / "mixed" / "tiny" / "checkpoints" / "step-000006")
+    shutil.rmtree(tmp_path / "mixed" / "tiny" / "final")
+    run("mixed")
+    assert_same_run(tmp_path / "one" / "tiny", tmp_path / "mixed" / "tiny")
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    rows_a, rows_b = (
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (a, b)
+    )
+    assert [row["step"] for row in rows_a] == [row["step"] for row in rows_b] == list(range(7))
+    for row_a, row_b in zip(rows_a, rows_b, strict=True):
+        for key in row_a:
+            if not key.startswith(("time/", "rollout/tokens_per_second")):
+                assert row_b[key] == pytest.approx(row_a[key], rel=1e-5, abs=1e-6), key
+    weights_a, weights_b = (load_file(f / "final" / "model.safetensors") for f in (a, b))
+    for name, weight in weights_a.items():
+        assert torch.allclose(weight, weights_b[name], rtol=1e-5, atol=1e-5), name

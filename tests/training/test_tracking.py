@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
+from tandem.run import train
 from tandem.training.config import config_from_dict
 from tandem.training.tracking import LineLog, NoTracker, open_tracker
 
@@ -51,3 +53,33 @@ def test_a_tracker_that_is_not_installed_names_its_extra(
     ):
         open_tracker(config, tmp_path, first=True)
     assert isinstance(open_tracker(config, tmp_path, first=False), NoTracker)
+
+
+class Board(ModuleType):
+    """A package with the interface that wandb and trackio share, keeping what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__("wandb")
+        self.told: list[Any] = []
+
+    def init(self, **known: Any) -> None:
+        self.told.append((known["project"], known["name"], known["config"]["seed"]))
+
+    def log(self, metrics: dict[str, float], *, step: int) -> None:
+        self.told.append((step, metrics))
+
+    def finish(self) -> None:
+        self.told.append("finished")
+
+
+def test_a_named_tracker_is_told_every_line_of_the_log(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = Board()
+    monkeypatch.setitem(sys.modules, "wandb", board)
+    recipe |= {"tracker": {"kind": "wandb", "project": "p"}}
+    result = train(config_from_dict(recipe), runs=tmp_path)
+    rows = [json.loads(x) for x in (result.folder / "metrics.jsonl").read_text().splitlines()]
+    assert board.told[0] == ("p", "tiny", 0)
+    assert board.told[1:-1] == [(row.pop("step"), row) for row in rows]
+    assert board.told[-1] == "finished"

@@ -80,12 +80,13 @@ def train_loop(run: Run, *, start: int) -> LoopEnd:
     interrupted, step = False, start
     copy_weights(module.student_model, run.rollout_student)
 
-    if run.evaluate is not None and start == 0:
-        found = run.evaluate(0, _progress(run, 0, "evaluate"))
-        latest |= _record(run, metrics_log, 0, found)
-        run.listener(Evaluated(0, found))
-
     with stop_on_signals() as stop:
+        if run.evaluate is not None and start == 0:
+            found = run.evaluate(0, _progress(run, 0, "evaluate"))
+            latest |= _record(run, metrics_log, 0, found)
+            run.listener(Evaluated(0, found))
+            interrupted = bool(world.max(stop.asked))
+
         while step < training.steps and not interrupted:
             clock, began = Clock(step, training.steps), perf_counter()
 

@@ -43,36 +43,24 @@ def save_final(
     partial.rename(folder)
 
 
-def model_card(config: RunConfig, metrics: dict[str, float]) -> str:
-    """The card: how it was made, what it scored, how to load it. metrics: the last of each key."""
-    rows = "\n".join(
-        f"| `{name}` | {value:.4g} |"
-        for name, value in sorted(metrics.items())
-        if name.startswith("eval/") or name in SHOWN
-    )
-    hub_ids = [p for p in (config.student.path, config.teacher.path) if _is_hub_id(p)]
-    header = {"library_name": "transformers", "tags": ["tandem", "on-policy-distillation"]}
-    if hub_ids:
-        header["base_model"] = hub_ids
-    front = "\n".join(f"{key}: {json.dumps(value)}" for key, value in header.items())
-    return f"""---
+TEMPLATE = """---
 {front}
 ---
 
-# {config.name}
+# {name}
 
 A student distilled with tandem (`tandem-opd`): it wrote its own answers, and learnt from what the
 teacher would have said at every token.
 
 | | |
 |---|---|
-| student | `{config.student.path}` |
-| teacher | `{config.teacher.path}` |
-| task | `{config.task.kind}` |
-| behaviour | `{config.behaviour.kind}` |
-| objective | `{config.objective.kind}` |
-| optimiser steps | {config.training.steps} |
-| seed | {config.seed} |
+| student | `{student}` |
+| teacher | `{teacher}` |
+| task | `{task}` |
+| behaviour | `{behaviour}` |
+| objective | `{objective}` |
+| optimiser steps | {steps} |
+| seed | {seed} |
 
 ## Load it
 
@@ -83,20 +71,43 @@ model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 ```
 
-It reads {"plain text" if config.student.prompt == "plain" else "its tokenizer's chat template"}.
+It reads {reads}.
 
 ## Last metrics
 
 | key | value |
 |---|---|
-{rows}
+{metrics}
 
 ## Every setting
 
 ```yaml
-{dump_config(config).rstrip()}
+{settings}
 ```
 """
+
+
+def model_card(config: RunConfig, metrics: dict[str, float]) -> str:
+    """The card: how it was made, what it scored, how to load it. metrics: the last of each key."""
+    header = {"library_name": "transformers", "tags": ["tandem", "on-policy-distillation"]}
+    hub_ids = [path for path in (config.student.path, config.teacher.path) if _is_hub_id(path)]
+    if hub_ids:
+        header["base_model"] = hub_ids
+    shown = {k: v for k, v in sorted(metrics.items()) if k.startswith("eval/") or k in SHOWN}
+    return TEMPLATE.format(
+        front="\n".join(f"{key}: {json.dumps(value)}" for key, value in header.items()),
+        name=config.name,
+        student=config.student.path,
+        teacher=config.teacher.path,
+        task=config.task.kind,
+        behaviour=config.behaviour.kind,
+        objective=config.objective.kind,
+        steps=config.training.steps,
+        seed=config.seed,
+        reads="plain text" if config.student.prompt == "plain" else "its tokenizer's chat template",
+        metrics="\n".join(f"| `{key}` | {value:.4g} |" for key, value in shown.items()),
+        settings=dump_config(config).rstrip(),
+    )
 
 
 def _is_hub_id(path: str) -> bool:

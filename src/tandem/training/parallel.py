@@ -87,13 +87,14 @@ def open_world(device: torch.device) -> Iterator[World]:
     is destroyed aborts the process at exit. After an error nobody waits for the other ranks.
     """
     backend = "nccl" if device.type == "cuda" else "gloo"
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    own = device if device.type == "cuda" else None
+    if own is not None:
+        torch.cuda.set_device(own)
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        dist.init_process_group(backend)
+        dist.init_process_group(backend, device_id=own)
     else:
         store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]  # documented, public
-        dist.init_process_group(backend, store=store, rank=0, world_size=1)
+        dist.init_process_group(backend, store=store, rank=0, world_size=1, device_id=own)
     try:
         mesh = init_device_mesh(device.type, (dist.get_world_size(),))
         yield World(rank=dist.get_rank(), size=dist.get_world_size(), device=device, mesh=mesh)
