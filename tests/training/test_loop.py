@@ -130,7 +130,9 @@ def test_a_second_run_of_the_same_seed_gives_the_same_bits(
     assert without_times(lines(a.folder)) != without_times(lines(c.folder))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     recipe: dict[str, Any], tmp_path: Path, whole: Whole, number: signal.Signals
 ) -> None:
@@ -241,6 +243,7 @@ def test_a_run_outside_the_main_thread_works(recipe: dict[str, Any], tmp_path: P
     assert found == [1]
 
 
+@pytest.mark.slow  # the step's own test, and the two ranks', are the fast ones
 def test_gradient_checkpointing_changes_no_number(
     recipe: dict[str, Any], tmp_path: Path, whole: Whole
 ) -> None:
