@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 import pytest
 from rollout_models import Unreachable, engine_of, generate, llama, pair, qwen3, speakers
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tandem.behaviours import FixedBudgetBlend, Student
 from tandem.rollout import Engine
@@ -92,3 +95,14 @@ def test_engines_need_a_slot_and_one_vocabulary() -> None:
     _, other = speakers(qwen3(0, vocabulary=9), llama(0, vocabulary=9), size=9)
     with pytest.raises(ValueError, match="make both speakers from one alignment"):
         Engine(student, {"teacher": teacher, "other": other}, slots=1)
+
+
+def test_a_model_that_drops_its_cache_is_refused() -> None:
+    student, teacher = pair()
+    recomputed = partial(checkpoint, use_reentrant=False)
+    for layer in student.model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            vars(layer).update(gradient_checkpointing=True, _gradient_checkpointing_func=recomputed)
+            layer.train()
+    with pytest.raises(ValueError, match="0 of 2 layers wrote to the cache: put the model in"):
+        generate(engine_of(student, teacher), [Request(0, (1, 2), (1, 2))], Student())

@@ -53,6 +53,13 @@ class Lane:
         cache = DynamicCache(config=self.speaker.config)
         # Causal attention: no token of a prompt sees the padding that follows it.
         self.speaker.hidden(ids, positions, cache=cache)
+        written = sum(isinstance(x, DynamicLayer) and x.is_initialized for x in cache.layers)
+        if written < len(cache.layers):
+            # Layers in training mode with gradient checkpointing drop their cache without a word.
+            raise ValueError(
+                f"{written} of {len(cache.layers)} layers wrote to the cache: put the model in "
+                "evaluation mode, or switch gradient checkpointing off"
+            )
         return torch.stack([_states(layer) for layer in cache.layers]).transpose(3, 4)
 
     def admit(
