@@ -31,12 +31,12 @@ BLOCK_CPU, BLOCK_OTHER = 2**18, 2**27
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two models on N rows, restricted to their common support, with what both end points tell.
+    """Two models on N rows, conditioned on their common support, with what both end points tell.
 
     p, q, r [N, V]: log-probs, −inf off the support, and log-ratio less E_p[r]; r is where the laws
     are written. weight [C, V]: work space for a block of C rows.
     log_mass [N]: log Σ p on the support as p's own precision sums it.
-    lost [N]: −log p(support), 0 where the supports are equal. shift [N]: log q(support) likewise.
+    lost [N]: −log of the student's whole mass on the support, 0 where the supports are equal.
     mean, slope [N]: E_p[r] and √Var_p r. top_kl, top_slope [N]: KL(q‖p) on the support, and dG/dβ
     at β = 1. jeffreys [N]: KL(q‖p) + KL(p‖q) there.
     """
@@ -47,7 +47,6 @@ class Pair:
     weight: Tensor
     log_mass: Rows
     lost: Rows
-    shift: Rows
     mean: Rows
     slope: Rows
     top_kl: Rows
@@ -66,13 +65,11 @@ def end_points(p: Tensor, q: Tensor, *, room: Tensor) -> Pair:
         found = [_end_moments(p[at], q[at], room[at], weight, product) for at in blocks]
         return to_host(torch.cat(found, -1)) if found else np.zeros((6, 0))
 
-    sums = sums_of(p, q)
-    total_p, total_q = sums[0], sums[3]
+    sums, lost = sums_of(p, q), np.zeros(len(p))
     if not np.isfinite(sums).all():
         # An id masked in one model alone makes r infinite and shows here without a test of its own.
         # Finite masks of the size of a dtype's limit overflow r² and are treated alike.
-        off = (p < MASKED) | (q < MASKED)
-        p, q = p.masked_fill(off, -math.inf), q.masked_fill(off, -math.inf)
+        p, q, lost = _on_common_support(p, q)
         sums = sums_of(p, q)
         assert np.isfinite(sums[:, sums[0] != 0]).all(), "log-probs hold nan"
     mass_p, mean_p, variance_p, mass_q, first_q, second_q = sums
@@ -86,14 +83,34 @@ def end_points(p: Tensor, q: Tensor, *, room: Tensor) -> Pair:
             r=room,
             weight=weight,
             log_mass=np.log(mass_p),
-            lost=np.log(total_p) - np.log(mass_p),
-            shift=np.log(mass_q) - np.log(total_q),
+            lost=lost,
             mean=mean_p,
             slope=np.sqrt(variance_p),
             top_kl=top_kl,
             top_slope=variance_q / np.sqrt(2 * top_kl),
             jeffreys=np.maximum(mean_q - mean_p, 0.0),
         )
+
+
+def _on_common_support(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Rows]:
+    """Both models conditioned on the ids that both have, and −log p of those ids, [N].
+
+    Rows whose supports are equal keep their numbers; one whose supports are disjoint keeps nothing.
+    """
+    off_p, off_q = p < MASKED, q < MASKED
+    cut = (off_p != off_q).any(-1)
+    whole = p[cut].logsumexp(-1)
+    off = off_p | off_q
+    p, q = p.masked_fill(off, -math.inf), q.masked_fill(off, -math.inf)
+    held = p[cut].logsumexp(-1)
+    lost = np.zeros(len(p))
+    lost[cut.cpu().numpy()] = to_host(whole - held).clip(min=0.0)
+    empty = off[cut].all(-1, keepdim=True)
+    for table in (p, q):
+        # The rest may hold so little of a model's mass that all its exponentials are 0: a softmax
+        # takes the largest log-prob out first.
+        table[cut] = table[cut].log_softmax(-1).masked_fill_(empty, -math.inf)
+    return p, q, lost
 
 
 def _end_moments(p: Tensor, q: Tensor, r: Tensor, weight: Tensor, product: Tensor) -> Tensor:
@@ -146,10 +163,8 @@ def write_laws(pair: Pair, rows: Index, beta: Rows, log_z: Rows, *, dtype: torch
 
 
 def write_top(pair: Pair, which: Flags) -> None:
-    """Exponent 1: the teacher bit for bit, renormalised only where its support was cut."""
+    """Exponent 1: the teacher bit for bit, conditioned only where its support was cut."""
     copy_rows(pair.q, which, pair)
-    for row in np.flatnonzero(which & (pair.shift != 0)).tolist():
-        pair.r[row] -= float(pair.shift[row])
 
 
 def copy_rows(table: Tensor, which: Flags, pair: Pair) -> None:
