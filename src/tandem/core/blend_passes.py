@@ -23,8 +23,8 @@ Index = NDArray[np.int64]
 
 # Log-probs below this are masks, −inf or a dtype's lowest number.
 MASKED = -1e15
-# Largest −E_p[r] that centring takes without overflow of the weights, by precision.
-CENTRE_LIMIT = {torch.float32: 30.0, torch.float64: 300.0}
+# Largest −E_p[r] that centring takes in fp32 without overflow of the weights.
+CENTRE_LIMIT = 30.0
 # Elements of a block of rows.
 BLOCK_CPU, BLOCK_OTHER = 2**18, 2**27
 
@@ -144,11 +144,16 @@ def blend_moments(
     for here, at in _blocks(rows, len(pair.weight)):
         p, r = _block(pair, at, dtype)
         out = pair.weight[: len(p)] if dtype == pair.weight.dtype else None
-        weight = torch.addcmul(p, r, beta_A[here], out=out).exp_()
-        found.append(torch.stack(_moments(weight, r)))
-    z, first, second = to_host(found[0] if len(found) == 1 else torch.cat(found, -1))
+        weight = torch.addcmul(p, r, beta_A[here], out=out)
+        top = torch.zeros_like(p[:, 0])
+        if dtype == torch.float64:
+            # Rows that fp32 cannot hold may leave any range: at e^−10⁴ all weights would be 0.
+            top = weight.amax(-1)
+            weight.sub_(top[:, None])
+        found.append(torch.stack([top, *_moments(weight.exp_(), r)]))
+    top, z, first, second = to_host(found[0] if len(found) == 1 else torch.cat(found, -1))
     mean = first / z
-    return np.log(z), mean, np.maximum(second / z - mean**2, 0.0)
+    return np.log(z) + top, mean, np.maximum(second / z - mean**2, 0.0)
 
 
 def write_laws(pair: Pair, rows: Index, beta: Rows, log_z: Rows, *, dtype: torch.dtype) -> None:
@@ -179,8 +184,8 @@ def by_precision(pair: Pair, inside: Flags) -> list[tuple[Index, torch.dtype]]:
     The KL is the difference βE_μ[r] − A(β), which loses digits where both are far from 0. Centring
     r on E_p[r] cures that while the weights stay in fp32's range; the few rows beyond use fp64.
     """
-    wide = inside & (-pair.mean > CENTRE_LIMIT[pair.p.dtype])
-    if not wide.any():
+    wide = inside & (-pair.mean > CENTRE_LIMIT)
+    if pair.p.dtype == torch.float64 or not wide.any():
         return [(np.flatnonzero(inside), pair.p.dtype)] if inside.any() else []
     groups = [(np.flatnonzero(inside & ~wide), pair.p.dtype), (np.flatnonzero(wide), torch.float64)]
     return [(rows, dtype) for rows, dtype in groups if len(rows)]
@@ -201,7 +206,7 @@ def _block(pair: Pair, at: slice | Tensor, dtype: torch.dtype) -> tuple[Tensor, 
     if dtype == p.dtype:
         return p, r
     p, q = p.to(dtype), pair.q[at].to(dtype)
-    centre = torch.from_numpy(np.maximum(pair.mean, -CENTRE_LIMIT[dtype])).to(p.device)[at]
+    centre = torch.from_numpy(pair.mean).to(p.device)[at]
     return p, (q - p).nan_to_num_(nan=0.0).sub_(centre[:, None])
 
 
