@@ -152,6 +152,14 @@ def test_a_support_of_the_whole_vocabulary_is_the_full_reverse_kl(form: str) -> 
 
 
 @EVERY_FORM
+def test_results_have_the_precision_of_the_log_probs(form: str) -> None:
+    for dtype in (torch.float32, torch.float64):
+        logits, log_q, ids = (x if x.dtype == torch.int64 else x.to(dtype) for x in batch(3))
+        value, gradient = score(form, logits, log_q, ids)
+        assert value.dtype == gradient.dtype == dtype
+
+
+@EVERY_FORM
 def test_a_whole_vocabulary_in_fp32_stays_finite_and_close(form: str) -> None:
     logits, log_q, _ = batch(7, rows=64, vocabulary=16)
     everything = torch.arange(16).expand_as(logits)

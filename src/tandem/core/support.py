@@ -136,7 +136,7 @@ def reverse_kl_bucket(*, log_p: Tensor, log_q: Tensor) -> Scored:
     """
     plain = reverse_kl_plain(log_p=log_p, log_q=log_q).surrogate
     tail_p, tail_q = _tail_mass(log_p), _tail_mass(log_q)
-    surrogate = plain + tail_p * (tail_p.log() - tail_q.log()).to(plain.dtype)
+    surrogate = plain + (tail_p * (tail_p.log() - tail_q.log())).to(plain.dtype)
     return Scored(surrogate, surrogate.detach())
 
 
