@@ -103,3 +103,15 @@ def test_data_sets_are_read_by_name_and_split_and_their_absence_is_a_sentence(
     assert '@dev\' cannot be loaded (Unknown split "dev"' in no_split
     assert no_set.startswith("the data set 'nobody/nothing' cannot be loaded (")
     assert no_set.endswith("; check the name, or give a file ending in .jsonl, .json, .parquet")
+
+
+def test_conversations_that_end_with_the_same_words_are_different_problems(tmp_path: Path) -> None:
+    def asked(first: str) -> str:
+        turns = [("user", first), ("assistant", "Fine."), ("user", "And its square?")]
+        messages = [{"role": role, "content": content} for role, content in turns]
+        return json.dumps({"messages": messages, "answer": "1"}) + "\n"
+
+    (tmp_path / "a.jsonl").write_text(asked("Take 1.") + asked("Take 2.") + asked("Take 1."))
+    loaded = Math(train="unused", test=str(tmp_path / "a.jsonl")).load("test")
+    assert [p.messages[0]["content"] for p in loaded.prompts] == ["Take 1.", "Take 2."]
+    assert loaded.notes == ("1 repeated problems left out",)

@@ -132,7 +132,8 @@ class Math(Task):
             answers = choose_column(
                 rows, self.answer_column, ANSWER_COLUMNS, what="answer", source=source
             )
-        seen: dict[str, Prompt] = {}
+        # All turns count: two conversations may end with the same words.
+        seen: dict[tuple[str, ...], Prompt] = {}
         ids: set[str] = set()
         for number, row in enumerate(rows):
             messages = turns(lookup(row, column))
@@ -148,7 +149,7 @@ class Math(Task):
             identity = f"{identity}:{number}" if identity in ids else identity
             ids.add(identity)
             prompt = Prompt(id=identity, messages=messages, answer=answer)
-            seen.setdefault(prompt.text, prompt)
+            seen.setdefault(tuple(turn["content"] for turn in messages), prompt)
         return list(seen.values()), len(rows) - len(seen)
 
     def grade(self, prompt: Prompt, completion: str) -> Grade:
