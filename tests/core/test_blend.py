@@ -18,8 +18,11 @@ from blend_rows import (
 )
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from oracles import blend as oracle
+from tandem.core.blend import blend_logp
+from tandem.core.blend_passes import end_points
 from tandem.core.divergences import kl
 
 
@@ -104,6 +107,21 @@ def test_small_budgets_follow_the_square_root_laws() -> None:
     # A hundredth of the budget: the leading term is a tenth, the error about a hundredth.
     assert (errors[1] < errors[0] / 30).all()
     assert (errors[1] < 2e-3).all()
+
+
+def test_the_search_starts_from_the_true_slopes_at_both_ends() -> None:
+    p, q = (x.double().log_softmax(-1) for x in pair(10, 50, spread=0.5, seed=4))
+    ends = end_points(p, q, room=torch.empty_like(p))
+    step = 1e-4
+
+    def g(exponent: float) -> Tensor:
+        return (2 * blend_logp(student_logp=p, teacher_logp=q, exponent=exponent)[1]).sqrt()
+
+    np.testing.assert_allclose(ends.slope, g(step) / step, rtol=1e-3)
+    np.testing.assert_allclose(ends.top_slope, (g(1.0) - g(1 - step)) / step, rtol=1e-3)
+    np.testing.assert_allclose(ends.top_kl, kl(log_p=q, log_q=p), rtol=1e-9)
+    both_ways = kl(log_p=q, log_q=p) + kl(log_p=p, log_q=q)
+    np.testing.assert_allclose(ends.jeffreys, both_ways, rtol=1e-9)
 
 
 def test_a_larger_budget_never_gives_a_smaller_exponent_and_brings_the_teacher_closer() -> None:
