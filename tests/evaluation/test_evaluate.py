@@ -41,6 +41,8 @@ def run(prompts: list[Prompt], *, samples: int, limit: int = 100) -> EvaluationR
         return ids, (*ids, 0)
 
     def generate(requests: list[Request]) -> list[Rollout]:
+        # An id names the random draws: two samples with one id would be the same answer.
+        assert [r.id for r in requests] == list(range(1_000, 1_000 + len(requests)))
         by_text = {prompt.text: prompt for prompt in prompts}
         asked.extend((r, by_text["".join(map(chr, r.student_ids))]) for r in requests)
         return [
@@ -99,3 +101,6 @@ def test_prompts_over_the_limit_are_dropped_and_counted_never_cut() -> None:
     assert len(result.scores) == 5
     with pytest.raises(ValueError, match="none of 1 prompts fits in max_prompt_tokens 10; raise"):
         run([long], samples=1, limit=10)
+    # The student's nine would fit, the teacher's ten do not.
+    with pytest.raises(ValueError, match="fits in max_prompt_tokens 9; raise"):
+        run([p for p in PROMPTS if len(p.text) == 9], samples=1, limit=9)

@@ -185,8 +185,13 @@ def test_without_gradient_the_value_is_the_same_and_nothing_is_kept() -> None:
     hidden, weight = random(N, H, seed=1), random(R, H, seed=2).requires_grad_()
     options: dict[str, Any] = {"transform": transform_of(HeadForm(), ALIGNMENT), "score": score}
     kept = chunked_sum(hidden, weight, None, chunk_bytes=160, **options)
+
+    def ungraded(logits: Tensor, rows: slice) -> Tensor:
+        assert not logits.requires_grad, "no gradient of the logits is made either"
+        return score(logits, rows)
+
     with torch.no_grad():
-        free = chunked_sum(hidden, weight, None, chunk_bytes=160, **options)
+        free = chunked_sum(hidden, weight, None, chunk_bytes=160, **{**options, "score": ungraded})
     assert not free.requires_grad and torch.equal(free, kept.detach())
 
 

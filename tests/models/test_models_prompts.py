@@ -71,6 +71,8 @@ def test_a_beginning_id_is_added_exactly_where_the_tokenizer_adds_one(
     story = Prompt("1", ({"role": "user", "content": "Once upon a time"},))
     assert encode_prompt(stories, story) == (1, 403, 407, 261, 378)
     assert encode_prompt(qwen, story) == (12522, 5193, 264, 882)
+    begun = Prompt("1", ({"role": "user", "content": "<s>Once upon a time"},))
+    assert encode_prompt(stories, begun).count(1) == 1
 
 
 @pytest.mark.data

@@ -45,7 +45,15 @@ def test_grading_is_exact() -> None:
     assert task.grade(prompt, prompt.answer).correct, "the steps do not count"
     assert not task.grade(prompt, wrong).correct
     assert task.grade(prompt, wrong).answered
-    for text in ("", "=", f"{prompt.answer}=", f"+{prompt.answer}", "1--2", f"0{prompt.answer}+"):
+    for text in (
+        "",
+        "=",
+        f"{prompt.answer}=",
+        f"+{prompt.answer}",
+        "1--2",
+        f"0{prompt.answer}+",
+        "1+2",
+    ):
         grade = task.grade(prompt, text)
         assert not grade.correct and not grade.answered, text
     assert not task.grade(prompt, f"{prompt.answer}0").correct
