@@ -44,7 +44,7 @@ RECIPE: dict[str, Any] = {
     "behaviour": {"kind": "trust_region_blend", "budget": 0.05, "warmup_steps": 5},
     "objective": {"kind": "reverse_kl", "top_k": 8},
     "rollout": {
-        "prompts_per_step": 4,
+        "prompts_per_step": 8,
         "samples_per_prompt": 2,
         "max_prompt_tokens": 16,
         "max_new_tokens": 32,
