@@ -197,3 +197,18 @@ def test_annealing_follows_the_clock() -> None:
     assert CLOCK.step == 0
     for a, b in zip(half, same, strict=True):
         assert torch.equal(a.ids, b.ids) and torch.equal(a.behaviour_logp, b.behaviour_logp)
+
+
+def test_a_support_of_one_id_is_a_column_of_its_own() -> None:
+    student, teacher = pair()
+    spec = SignalSpec(student_topk=1, teacher_topk=1)
+    for rollout in generate(engine_of(student, teacher), ragged(3, size=13), BLEND, record=spec):
+        ids, signal = rollout.ids.tolist(), rollout.signal
+        p = uncached_logp(student, rollout.request.student_ids, ids)
+        q = uncached_logp(teacher, rollout.request.teacher_ids, ids)
+        assert signal.student_topk_ids is not None and signal.teacher_topk_ids is not None
+        assert torch.equal(signal.student_topk_ids, p.topk(1).indices)
+        assert torch.equal(signal.teacher_topk_ids, q.topk(1).indices)
+        assert_near(signal.student_topk_logp, q.gather(1, p.topk(1).indices))
+        assert_near(signal.teacher_topk_logp, q.topk(1).values)
+        assert rollout.student_logp.shape == rollout.stats["kl_spent"].shape == (len(rollout),)

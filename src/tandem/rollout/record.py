@@ -55,20 +55,20 @@ class Recorder:
         """Record the tokens `ids` [B] and what the signal needs of them at the places `at` [B]."""
         spec, p, q = self._spec, scores.student_logp, scores.teacher_logp
         drawn = ids[:, None]
-        student = p.gather(1, drawn)
-        law = student if scores.law_logp is p else scores.law_logp.gather(1, drawn)
+        student = p.gather(1, drawn)[:, 0]
+        law = student if scores.law_logp is p else scores.law_logp.gather(1, drawn)[:, 0]
         numbers: Columns = {"student_logp": student, "behaviour_logp": law}
         chosen: Columns = {}
         for name, value in scores.stats.items():
-            numbers[f"stats/{name}"] = value[:, None]
+            numbers[f"stats/{name}"] = value
         if spec.student_entropy:
-            numbers["student_entropy"] = entropy(p)[:, None]
+            numbers["student_entropy"] = entropy(p)
         if spec.student_topk:
             chosen["student_topk_ids"] = topk(p, spec.student_topk)[1]
         if q is not None:
-            numbers["sampled_logp"] = q.gather(1, drawn)
+            numbers["sampled_logp"] = q.gather(1, drawn)[:, 0]
             if spec.teacher_entropy:
-                numbers["entropy"] = entropy(q)[:, None]
+                numbers["entropy"] = entropy(q)
             if spec.student_topk:
                 numbers["student_topk_logp"] = q.gather(1, chosen["student_topk_ids"])
             if spec.teacher_topk:
@@ -100,25 +100,28 @@ class Recorder:
 
 
 class _Table:
-    """One buffer [slots·length, W] of several named columns, allocated when first written."""
+    """One buffer [slots·length, W] of several named columns, allocated when first written.
+
+    A column is written as [B], or as [B, w], and read as [t] or [t, w]: a support of one id stays
+    [t, 1].
+    """
 
     def __init__(self, slots: int, length: int, dtype: torch.dtype) -> None:
         self._slots, self._length, self._dtype = slots, length, dtype
         self._widths: dict[str, int] = {}
+        self._scalars: set[str] = set()
         self._buffer: Tensor | None = None
 
     def write(self, at: Tensor, columns: Columns) -> None:
+        parts = [v[:, None] if v.dim() == 1 else v for v in columns.values()]
         if self._buffer is None:
-            self._widths = {name: value.shape[1] for name, value in columns.items()}
+            self._widths = {k: v.shape[1] for k, v in zip(columns, parts, strict=True)}
+            self._scalars = {name for name, value in columns.items() if value.dim() == 1}
             shape = (self._slots * self._length, sum(self._widths.values()))
             with torch.inference_mode(False):  # what is read from it may meet autograd later
                 self._buffer = torch.zeros(shape, dtype=self._dtype, device=at.device)
         assert list(self._widths) == list(columns), "a run records the same columns every round"
-        row = (
-            torch.cat(list(columns.values()), 1)
-            if len(columns) > 1
-            else next(iter(columns.values()))
-        )
+        row = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
         self._buffer.index_copy_(0, at, row.to(self._dtype))
 
     def read(self, slots: Sequence[int], lengths: Sequence[int]) -> list[Columns]:
@@ -135,8 +138,9 @@ class _Table:
         wide = torch.int64 if self._dtype == torch.int32 else self._dtype
         if len(self._widths) == 1:
             (name,) = self._widths
-            return {name: rows.to(wide, copy=True)}
+            column = rows.to(wide, copy=True)
+            return {name: column[:, 0] if name in self._scalars else column}
         table = rows.t().to(wide, copy=True, memory_format=torch.contiguous_format)
         parts = table.split(list(self._widths.values()))
         pairs = zip(self._widths, parts, strict=True)
-        return {name: part[0] if len(part) == 1 else part.t() for name, part in pairs}
+        return {name: part[0] if name in self._scalars else part.t() for name, part in pairs}
