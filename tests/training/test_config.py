@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from tandem.behaviours import Student, TrustRegionBlend
+from tandem.behaviours import FixedBudgetBlend, Student, TrustRegionBlend
 from tandem.training.config import (
     RunConfig,
     apply_overrides,
@@ -61,6 +62,18 @@ def test_another_kind_starts_its_section_afresh(load: Callable[..., RunConfig]) 
     assert load("behaviour=student").behaviour == Student()
     kept = load("behaviour.kind=trust_region_blend", "behaviour.budget=0.01").behaviour
     assert kept == TrustRegionBlend(budget=0.01, warmup_steps=4)
+
+
+def test_what_is_said_of_a_kind_counts_before_and_after_its_name(
+    load: Callable[..., RunConfig],
+) -> None:
+    wanted = FixedBudgetBlend(budget=0.5)
+    assert load("behaviour.budget=0.5", "behaviour.kind=fixed_budget_blend").behaviour == wanted
+    assert load("behaviour.budget=0.5", "behaviour=fixed_budget_blend").behaviour == wanted
+    assert load("behaviour.kind=fixed_budget_blend", "behaviour.budget=0.5").behaviour == wanted
+    # Trackers share their keys, so another kind keeps them.
+    tracker = load("tracker={kind: none, project: mine}", "tracker.kind=wandb").tracker
+    assert (tracker.kind, tracker.project) == ("wandb", "mine")
 
 
 def test_overrides_leave_the_mapping_they_are_given_alone() -> None:
@@ -165,15 +178,18 @@ def test_a_class_of_the_users_is_a_kind(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text(
+        "from __future__ import annotations\n"
+        "from typing import Literal\n"
         "from tandem.behaviours import Student\n"
         "class Mine(Student):\n"
-        "    kind: str = 'mine.py:Mine'\n"
+        "    kind: Literal['mine.py:Mine'] = 'mine.py:Mine'\n"
         "    sharpness: float\n"
     )
     config = load("behaviour={kind: 'mine.py:Mine', sharpness: 2}")
     assert config.behaviour.model_dump() == {"kind": "mine.py:Mine", "sharpness": 2.0}
     Path("again.yaml").write_text(dump_config(config))
     assert load_config("again.yaml").behaviour.model_dump() == config.behaviour.model_dump()
+    assert "mine" not in sys.modules
     with pytest.raises(ValueError, match=r"mine\.py has no Behaviour Other$"):
         load("behaviour={kind: 'mine.py:Other'}")
 

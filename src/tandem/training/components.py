@@ -6,6 +6,7 @@ A component (task, behaviour, objective) is chosen by its `kind`: a name of ours
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib.util import module_from_spec, spec_from_file_location
@@ -74,9 +75,12 @@ def _from_file(reference: str, base: type[Settings], *, place: str) -> type[Sett
     file, _, name = reference.rpartition(":")
     if not Path(file).is_file():
         raise ValueError(f"{place}.kind is {reference!r}, but there is no file {file!r}")
-    spec = spec_from_file_location(Path(file).stem, file)
+    # Registered, under a name that no import statement can mean, because pydantic looks a class's
+    # module up when its annotations are text (`from __future__ import annotations`).
+    spec = spec_from_file_location(f"{Path(file).resolve()}", file)
     assert spec is not None and spec.loader is not None, "a .py file always has a loader"
     module = module_from_spec(spec)
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     found = vars(module).get(name)
     if not (isinstance(found, type) and issubclass(found, base)):

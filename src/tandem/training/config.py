@@ -110,7 +110,7 @@ class RunConfig(Settings):
     @classmethod
     def _stays_inside_the_runs_folder(cls, name: str) -> str:
         path = Path(name)
-        if not name or path.is_absolute() or ".." in path.parts:
+        if not path.parts or path.is_absolute() or ".." in path.parts:
             raise ValueError(f"{name!r} is no folder name; use letters, digits, - _ and /")
         return name
 
@@ -182,11 +182,13 @@ def config_from_dict(data: dict[str, Any], *, source: str = "the configuration")
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """A copy of `data` with each `a.b=value` set.
 
-    Naming another `kind` starts that section afresh: the old kind's keys mean nothing to it.
+    Naming another `kind` of a component starts that section afresh, whichever override comes
+    first: the old kind's keys mean nothing to it.
     Raises ValueError for an override without "=" or one that leads through a plain value.
     """
     result = deepcopy(data)
-    for override in overrides:
+    # Kinds first, so that what is said of them besides is not forgotten with the old kind's keys.
+    for override in sorted(overrides, key=lambda text: not _chooses_kind(text)):
         dotted, equals, text = override.partition("=")
         keys = dotted.strip().split(".")
         if not equals or not all(keys):
@@ -207,10 +209,16 @@ def apply_overrides(data: dict[str, Any], overrides: Sequence[str]) -> dict[str,
                     f"has no keys"
                 )
             inner = inner[key]
-        if keys[-1] == "kind" and inner.get("kind") not in (None, value):
+        if _chooses_kind(override) and inner.get("kind") not in (None, value):
             inner.clear()
         inner[keys[-1]] = value
     return result
+
+
+def _chooses_kind(override: str) -> bool:
+    """Whether it is `behaviour.kind=…`, or the same in short: `behaviour=…`."""
+    section, _, key = override.partition("=")[0].strip().partition(".")
+    return section in COMPONENTS and key in ("", "kind")
 
 
 def dump_config(config: RunConfig) -> str:
