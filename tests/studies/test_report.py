@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -110,3 +111,21 @@ def test_a_comparison_draws_each_run_once_and_links_its_report(tmp_path: Path) -
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is not a run folder: it holds no config\.yaml"):
         read_run(tmp_path)
+
+
+def test_a_killed_run_has_a_report_and_so_has_one_with_any_text(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", rows=metric_rows(steps=1))
+    said = json.dumps({"step": 1, "completion": "a\u2028<b>"}, ensure_ascii=False) + "\n"
+    (folder / "samples.jsonl").write_text(said, encoding="utf-8")
+    with (folder / "metrics.jsonl").open("ab") as file:
+        file.write('{"step": 2, "é'.encode()[:-1])
+    text = write_report(folder).read_text(encoding="utf-8")
+    assert "a\u2028&lt;b&gt;" in text
+    assert "<dt>optimiser steps</dt><dd>1</dd>" in text
+
+
+def test_numbers_that_are_none_are_shown_as_such(tmp_path: Path) -> None:
+    rows = metric_rows(steps=2)
+    rows[1]["train/reverse_kl"] = rows[2]["train/reverse_kl"] = float("nan")
+    text = run_page(read_run(write_run(tmp_path / "run", rows=rows)))
+    assert "nan → nan" in text

@@ -35,6 +35,18 @@ def test_cutting_drops_later_steps_and_a_half_written_line(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
+def test_cutting_reads_bytes_and_lines_as_they_were_written(tmp_path: Path) -> None:
+    log = LineLog(tmp_path / "samples.jsonl")
+    # Line separators that JSON leaves as they are, and a last line cut within a character.
+    for step in (1, 2):
+        log.write(step, {"completion": "a\u2028b\x85c\r\n"})
+    with log.path.open("ab") as file:
+        file.write('{"step": 2, "completion": "é'.encode()[:-1])
+    log.cut(1)
+    assert json.loads(log.path.read_bytes()) == {"step": 1, "completion": "a\u2028b\x85c\r\n"}
+    assert log.latest() == {"completion": "a\u2028b\x85c\r\n"}
+
+
 def test_no_tracker_is_needed(recipe: dict[str, Any], tmp_path: Path) -> None:
     assert isinstance(open_tracker(config_from_dict(recipe), tmp_path, first=True), NoTracker)
 

@@ -40,10 +40,10 @@ def read_run(path: Path) -> RunFolder:
     environment = path / "environment.json"
     return RunFolder(
         path=path,
-        config=yaml.safe_load((path / "config.yaml").read_text()),
+        config=yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")),
         metrics=_json_lines(path / "metrics.jsonl"),
         samples=_json_lines(path / "samples.jsonl"),
-        environment=json.loads(environment.read_text()) if environment.is_file() else {},
+        environment=json.loads(environment.read_bytes()) if environment.is_file() else {},
     )
 
 
@@ -51,7 +51,7 @@ def write_report(path: Path) -> Path:
     """Write `path`/report.html from the run folder `path`, and return where it lies."""
     run = read_run(path)
     target = path / "report.html"
-    target.write_text(run_page(run))
+    target.write_text(run_page(run), encoding="utf-8")
     return target
 
 
@@ -174,4 +174,6 @@ def _details(run: RunFolder) -> str:
 def _json_lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    # A run that was killed may have left half a last line; and only \n ends a line of JSON.
+    *whole, _ = path.read_bytes().split(b"\n")
+    return [json.loads(line) for line in whole if line.strip()]

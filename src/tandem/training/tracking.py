@@ -28,14 +28,28 @@ class LineLog:
         again, and no step may stand twice."""
         if not self.path.exists():
             return
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and _step(line) <= last_step]
+        kept = [line for line in whole_lines(self.path) if _step(line) <= last_step]
         partial = self.path.with_name(f".{self.path.name}")
-        partial.write_text("".join(kept), encoding="utf-8")
+        partial.write_bytes(b"".join(kept))
         os.replace(partial, self.path)
 
+    def latest(self) -> dict[str, Any]:
+        """The last value of each key but "step"; empty where there is no file."""
+        values: dict[str, Any] = {}
+        for line in whole_lines(self.path) if self.path.exists() else []:
+            values |= json.loads(line)
+        values.pop("step", None)
+        return values
 
-def _step(line: str) -> int:
+
+def whole_lines(path: Path) -> list[bytes]:
+    """The finished lines of a log, as bytes: a last one may be cut within a character, and a
+    completion may hold other line separators (U+2028), which end no line of JSON."""
+    *whole, _ = path.read_bytes().split(b"\n")
+    return [line + b"\n" for line in whole]
+
+
+def _step(line: bytes) -> int:
     return int(json.loads(line)["step"])
 
 
