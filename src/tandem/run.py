@@ -19,14 +19,15 @@ from pathlib import Path
 import torch
 
 from tandem.evaluation import EvaluationResult
-from tandem.models.loading import load_model
+from tandem.models.loading import LoadedModel, load_model
 from tandem.models.settings import ModelSettings
 from tandem.models.speaker import Speaker
-from tandem.models.vocabulary import align
+from tandem.models.vocabulary import Alignment, align
 from tandem.rollout.engine import Engine
 from tandem.studies.report import write_report
 from tandem.tasks.base import Task
 from tandem.training.checkpoint import list_checkpoints, load_checkpoint, sweep
+from tandem.training.claim import claim
 from tandem.training.config import (
     EvaluationSettings,
     RunConfig,
@@ -79,7 +80,7 @@ def train(
     folder = Path(runs) / config.name
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    with open_world(resolve_device(config.device)) as world:
+    with open_world(resolve_device(config.device)) as world, claim(folder, first=world.first):
         tell = listener if world.first else silent
         end = _train(config, folder, world, resume=resume, listener=tell)
         # What the run held is gone with its frame; reference cycles go now, before the group does.
@@ -97,18 +98,19 @@ def evaluate(
     seed: int = 0,
     slots: int = 64,
     device: str = "auto",
-    silenced_ids: tuple[int, ...] = (),
     on_progress: Progress | None = None,
 ) -> EvaluationResult:
     """pass@1 of one model alone on a task, with its interval over problems.
 
     model: its settings, or just its path. max_new_tokens: used where `settings` names none.
-    silenced_ids: ids besides its own end ids that never occur; a distilled student's law is the
+    Ids that its generation_config.json suppresses never occur: a distilled student's law is the
     one it was trained with only where the teacher's end ids stay silent.
     """
     own = ModelSettings(path=model) if isinstance(model, str) else model
     loaded = load_model(own, device=resolve_device(device))
-    alignment = replace(align(loaded, None), teacher_end_ids=silenced_ids)
+    generation = loaded.model.generation_config
+    silenced = () if generation is None else tuple(generation.suppress_tokens or ())
+    alignment = replace(align(loaded, None), teacher_end_ids=silenced)
     speaker = Speaker(loaded.model, own_end_ids=loaded.end_ids, alignment=alignment)
     return grade(
         settings,
@@ -137,7 +139,6 @@ def _train(
     _check_folder(folder, config, resume=resume)
     world.barrier()
     if world.first:
-        folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     run, student = assemble(config, folder, world, listener)
     start = _continue(run) if resume else 0
@@ -160,11 +161,24 @@ def _train(
         run.tracker.close()
     if world.first:
         if not end.interrupted:
-            save_final(folder / "final", student=student, config=config, metrics=end.metrics)
+            save_final(
+                folder / "final",
+                student=student,
+                silenced_ids=_silenced(student, run.module.student.alignment),
+                config=config,
+                metrics=end.metrics,
+            )
             listener(Saved(end.step, folder / "final"))
         write_report(folder)
     listener(Finished(end.step, end.interrupted))
     return end
+
+
+def _silenced(student: LoadedModel, alignment: Alignment) -> list[int]:
+    """Ids of the student that are no part of its law in training, and are not its own end."""
+    own = align(student, None)
+    ends = set(alignment.teacher_end_ids) - set(own.student_end_ids)
+    return sorted({i for i in ends if i < own.size} | set(range(alignment.size, own.size)))
 
 
 def _check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:

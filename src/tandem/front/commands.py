@@ -58,7 +58,6 @@ def evaluate(model: str, *, task: str | None, overrides: Sequence[str], seed: in
             max_new_tokens=chosen.limits.max_new_tokens,
             slots=chosen.limits.slots,
             seed=seed,
-            silenced_ids=chosen.silenced_ids,
             on_progress=on_progress,
         )
     problems = f"{len(result.scores)} {chosen.evaluation.split} problems × {result.samples}"

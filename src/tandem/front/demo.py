@@ -104,7 +104,6 @@ def _judge(
     settings = EvaluationSettings(
         every=1, problems=problems, samples=JUDGED_SAMPLES, split="test", temperature=1.0
     )
-    # Teacher and student of the demo end with one and the same id: nothing is to be silenced.
     with answering(f"judging {title}", console) as on_progress:
         return run.evaluate(
             model,

@@ -29,14 +29,12 @@ class Limits(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything an evaluation needs to know. silenced_ids: ids that never occur in a response
-    (the end ids of the teacher that a run's student was trained with)."""
+    """Everything an evaluation needs to know."""
 
     model: ModelSettings
     task: Task
     evaluation: EvaluationSettings
     limits: Limits
-    silenced_ids: tuple[int, ...] = ()
 
 
 def plan(model: str, *, task: str | None, overrides: Sequence[str]) -> Plan:
@@ -47,7 +45,7 @@ def plan(model: str, *, task: str | None, overrides: Sequence[str]) -> Plan:
     `section.key=value` with the sections model, task, evaluation and limits.
     Raises ValueError, in one sentence, for whatever the user can mend.
     """
-    data, silenced = _defaults(model)
+    data = _defaults(model)
     if task is not None and data.get("task", {}).get("kind") != task:
         data["task"] = {"kind": task}
     data = apply_overrides(data, overrides)
@@ -63,21 +61,20 @@ def plan(model: str, *, task: str | None, overrides: Sequence[str]) -> Plan:
         task=build_component(Task, kinds(AnyTask), data["task"], place="task", source=source),
         evaluation=build(EvaluationSettings, data["evaluation"], place="evaluation", source=source),
         limits=build(Limits, data["limits"], place="limits", source=source),
-        silenced_ids=silenced,
     )
 
 
-def _defaults(model: str) -> tuple[dict[str, Any], tuple[int, ...]]:
+def _defaults(model: str) -> dict[str, Any]:
     recipe = Path(model) / "config.yaml"
     if not recipe.is_file():
         every_field = {"every": 1, "problems": 200, "samples": 1, "split": "test"}
-        return {"model": {"path": model}, "evaluation": every_field, "limits": {}}, ()
+        return {"model": {"path": model}, "evaluation": every_field, "limits": {}}
     run = load_config(recipe)
     final = Path(model) / "final"
     if not final.is_dir():
         raise ValueError(f"{model} has no final model yet; finish the run with --resume")
     evaluation = run.evaluation or EvaluationSettings(every=1, problems=200)
-    data = {
+    return {
         "model": {**run.student.model_dump(mode="json"), "path": str(final)},
         "task": run.task.model_dump(mode="json"),
         # What was watched while training is not what to judge by.
@@ -88,4 +85,3 @@ def _defaults(model: str) -> tuple[dict[str, Any], tuple[int, ...]]:
             "slots": run.rollout.slots,
         },
     }
-    return data, run.teacher.end_ids or ()

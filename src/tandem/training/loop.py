@@ -76,7 +76,8 @@ def train_loop(run: Run, *, start: int) -> LoopEnd:
     sampling = Sampling(max_new_tokens=rollout.max_new_tokens)
     metrics_log = LineLog(run.folder / "metrics.jsonl")
     samples_log = LineLog(run.folder / "samples.jsonl")
-    latest: dict[str, float] = {}
+    # A resumed run goes on with what its log already says.
+    latest: dict[str, float] = metrics_log.latest()
     interrupted, step = False, start
     copy_weights(module.student_model, run.rollout_student)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers.utils import logging
@@ -17,9 +18,18 @@ SHOWN = ("train/reverse_kl", "rollout/length", "rollout/truncated")
 
 
 def save_final(
-    folder: Path, *, student: LoadedModel, config: RunConfig, metrics: dict[str, float]
+    folder: Path,
+    *,
+    student: LoadedModel,
+    silenced_ids: Sequence[int],
+    config: RunConfig,
+    metrics: dict[str, float],
 ) -> None:
-    """Write weights, tokenizer, end ids and model card to `folder`, whole or not at all."""
+    """Write weights, tokenizer, end ids and model card to `folder`, whole or not at all.
+
+    silenced_ids: ids that never occurred while the student learnt, the teacher's end ids above all.
+    generation_config.json suppresses them, so that the law is the same wherever it is loaded.
+    """
     partial = folder.with_name(f".partial-{folder.name}")
     if partial.exists():
         shutil.rmtree(partial)
@@ -27,6 +37,7 @@ def save_final(
     if model.generation_config is not None:
         # The ids the student was trained to end with, so that whoever loads it stops there too.
         model.generation_config.eos_token_id = list(student.end_ids)
+        model.generation_config.suppress_tokens = list(silenced_ids) or None
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
