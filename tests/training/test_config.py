@@ -92,6 +92,12 @@ def test_text_that_is_no_yaml_says_where(tmp_path: Path) -> None:
     path.write_text("name: [1,\n")
     with pytest.raises(ValueError, match=r"broken\.yaml is not valid YAML: .*line 2"):
         load_config(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"broken\.yaml is not valid YAML: .*can't decode byte"):
+        load_config(path)
+    path.write_text("# nothing yet\n")
+    with pytest.raises(ValueError, match=r"broken\.yaml is empty, but a recipe is a group of keys"):
+        load_config(path)
     path.write_text("- 1\n")
     with pytest.raises(ValueError, match=r"broken\.yaml holds list, but a recipe is a group of ke"):
         load_config(path)

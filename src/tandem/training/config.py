@@ -150,8 +150,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ValueError(f"no recipe {source!r}; give the path of a YAML file")
     try:
         data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
+    if data is None:
+        raise ValueError(f"{source} is empty, but a recipe is a group of keys")
     if not isinstance(data, dict):
         raise ValueError(f"{source} holds {type(data).__name__}, but a recipe is a group of keys")
     return config_from_dict(apply_overrides(data, overrides), source=source)
