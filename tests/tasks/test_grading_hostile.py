@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tandem.tasks.base import Prompt
-from tandem.tasks.grading import GradingPool, Verdict, last_boxed
+from tandem.tasks.grading import GradingPool, Verdict, _Worker, last_boxed
 from tandem.tasks.math import Math
 
 
@@ -58,6 +58,25 @@ def test_workers_that_died_while_idle_are_replaced_and_no_answer_is_lost(pool: G
         worker.process.kill()
         worker.process.wait()
     assert pool.grade([(str(n), f"{n}.0") for n in range(11, 15)]) == [Verdict(True)] * 4
+
+
+def test_a_worker_killed_while_it_starts_is_replaced() -> None:
+    pool = GradingPool(workers=1)
+    pool._workers.append(_Worker())
+    pool._workers[0].process.kill()
+    assert pool.grade([("1", "1.0")]) == [Verdict(True)]
+    assert pool.replaced == 1
+    pool.close()
+
+
+def test_workers_that_never_start_end_the_run_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    pool = GradingPool(workers=1)
+    with pytest.raises(RuntimeError, match="did not start 3 times in a row; run python -m tandem"):
+        pool.grade([("1", "1.0")])
+    pool.close()
 
 
 @pytest.mark.parametrize("answer", ["10^{10^{10}}", "1000000!", r"\binom{10^9}{5\cdot10^8}"])

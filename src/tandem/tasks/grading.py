@@ -24,6 +24,8 @@ from tandem.tasks.grading_worker import check_antlr
 # Longest answer worth parsing; a number, a tuple or a formula is far shorter.
 LONGEST = 1_000
 START_SECONDS = 120.0
+# A process may be killed while it starts (memory is short, say); one that never starts is a fault.
+START_ATTEMPTS = 3
 # A box opening, an escaped character (`\{` need not be paired), or a brace.
 _BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
 
@@ -105,6 +107,7 @@ class GradingPool:
         self.limit = limit
         self.size = workers
         self.replaced = 0
+        self._failed_starts = 0
         self._workers: list[_Worker] = []
         self._cache: dict[tuple[str, str], Verdict] = {}
         atexit.register(self.close)
@@ -158,6 +161,7 @@ class GradingPool:
     def _settle(self, worker: _Worker, reply: dict[str, object]) -> None:
         if "ready" in reply:
             worker.ready = True
+            self._failed_starts = 0
             return
         assert worker.question is not None
         right = reply.get("right") is True
@@ -169,9 +173,11 @@ class GradingPool:
         worker.stop()
         self._workers.remove(worker)
         if not worker.ready:
+            self._failed_starts += 1
+        if self._failed_starts == START_ATTEMPTS:
             raise RuntimeError(
-                "a grading process did not start; run python -m tandem.tasks.grading_worker "
-                "to see why"
+                f"a grading process did not start {START_ATTEMPTS} times in a row; run "
+                "python -m tandem.tasks.grading_worker to see why"
             )
         if worker.question is not None:
             self._cache[worker.question] = Verdict(False, reason)
