@@ -110,3 +110,10 @@ def test_report_is_written_where_the_run_lies(tmp_path: Path) -> None:
     code, out, _ = _run("report", str(tmp_path))
     assert code == 0 and out == f"{tmp_path / 'report.html'}\n"
     assert (tmp_path / "report.html").is_file()
+
+
+def test_the_embedded_pair_is_evaluated_within_its_context_by_default() -> None:
+    from tandem.front.evaluating import plan
+
+    limits = plan("embedded:student", task="arithmetic", overrides=[]).limits
+    assert limits.max_prompt_tokens + limits.max_new_tokens <= 128

@@ -68,7 +68,10 @@ def _defaults(model: str) -> dict[str, Any]:
     recipe = Path(model) / "config.yaml"
     if not recipe.is_file():
         every_field = {"every": 1, "problems": 200, "samples": 1, "split": "test"}
-        return {"model": {"path": model}, "evaluation": every_field, "limits": {}}
+        # The embedded pair was made for short chains: its context is 128 tokens.
+        embedded = {"max_prompt_tokens": 16, "max_new_tokens": 32}
+        limits = embedded if model.startswith("embedded:") else {}
+        return {"model": {"path": model}, "evaluation": every_field, "limits": limits}
     run = load_config(recipe)
     final = Path(model) / "final"
     if not final.is_dir():
