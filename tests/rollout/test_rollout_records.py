@@ -22,8 +22,10 @@ from rollout_models import (
     speakers,
     uncached_logp,
 )
+from torch import Tensor
 
 from tandem.behaviours import FixedBudgetBlend, Student, Teacher, TrustRegionBlend
+from tandem.behaviours.base import Law
 from tandem.core.divergences import entropy, kl
 from tandem.models.speaker import Speaker
 from tandem.types import Author, Clock, Request, Rollout, Sampling, SignalSpec
@@ -212,3 +214,16 @@ def test_a_support_of_one_id_is_a_column_of_its_own() -> None:
         assert_near(signal.student_topk_logp, q.gather(1, p.topk(1).indices))
         assert_near(signal.teacher_topk_logp, q.topk(1).values)
         assert rollout.student_logp.shape == rollout.stats["kl_spent"].shape == (len(rollout),)
+
+
+class TellsPosition(Student):
+    """A behaviour that notes the position it is told."""
+
+    def __call__(self, *, position: Tensor, **known: Any) -> Law:
+        return Law(known["student_logp"], {"position": position.float()})
+
+
+def test_a_behaviour_is_told_each_tokens_place_in_its_response() -> None:
+    engine = engine_of(*pair(), slots=3)
+    for rollout in generate(engine, ragged(9, size=13), TellsPosition()):
+        assert rollout.stats["position"].tolist() == list(range(len(rollout)))
