@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from typer import Context
 from typer.core import TyperGroup
@@ -14,6 +15,8 @@ from typer.main import get_command
 
 from tandem.cli import app
 from tandem.front.recipes import own_recipes
+from tandem.training.config import config_from_dict
+from tandem.types import Clock
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -30,7 +33,7 @@ def _commands() -> list[str]:
 
 
 def test_the_two_commands_come_first() -> None:
-    assert _commands()[:3] == ["make demo", "pip install tandem-opd", "tandem demo"]
+    assert _commands()[:3] == ["make demo", "pip install ./tandem_opd-*.whl", "tandem demo"]
 
 
 @pytest.mark.parametrize("command", [c for c in _commands() if c.startswith("tandem ")])
@@ -79,12 +82,28 @@ def test_yaml_blocks_are_yaml() -> None:
 @pytest.mark.slow
 def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (block,) = _blocks("python")
+    block, _ = _blocks("python")
     names: dict[str, object] = {}
     exec(compile(block, "README.md", "exec"), names)
     assert (tmp_path / "runs" / "from-python" / "report.html").is_file()
 
 
 def test_the_python_is_about_ten_lines() -> None:
-    (block,) = _blocks("python")
+    block, _ = _blocks("python")
     assert len(block.strip().splitlines()) <= 10
+
+
+def test_the_method_from_outside_is_found_and_is_a_law(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, method = _blocks("python")
+    Path("my_method.py").write_text(method)
+    recipe = yaml.safe_load((ROOT / "recipes" / "arithmetic.yaml").read_text())
+    (own,) = _blocks("yaml")
+    config = config_from_dict(recipe | yaml.safe_load(own))
+    p, q = torch.randn(2, 7, 5).log_softmax(-1)
+    law = config.behaviour(
+        student_logp=p, teacher_logp=q, clock=Clock(0, 1), position=torch.zeros(7)
+    )
+    torch.testing.assert_close(law.logp.exp(), 0.5 * (p.exp() + q.exp()))

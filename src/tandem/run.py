@@ -98,15 +98,19 @@ def evaluate(
     seed: int = 0,
     slots: int = 64,
     device: str = "auto",
+    threads: int | None = None,
     on_progress: Progress | None = None,
 ) -> EvaluationResult:
     """pass@1 of one model alone on a task, with its interval over problems.
 
     model: its settings, or just its path. max_new_tokens: used where `settings` names none.
+    threads: CPU threads of PyTorch; None leaves them as they are.
     Ids that its generation_config.json suppresses never occur: a distilled student's law is the
     one it was trained with only where the teacher's end ids stay silent.
     """
     own = ModelSettings(path=model) if isinstance(model, str) else model
+    if threads is not None:
+        torch.set_num_threads(threads)
     loaded = load_model(own, device=resolve_device(device))
     generation = loaded.model.generation_config
     silenced = () if generation is None else tuple(generation.suppress_tokens or ())

@@ -198,6 +198,9 @@ def test_a_class_of_the_users_is_a_kind(
     assert "mine" not in sys.modules
     with pytest.raises(ValueError, match=r"mine\.py has no Behaviour Other$"):
         load("behaviour={kind: 'mine.py:Other'}")
+    Path("own.py").write_text(Path("mine.py").read_text().replace("mine.py:Mine", "own"))
+    with pytest.raises(ValueError, match=r"declares a kind of its own, .*leave the class"):
+        load("behaviour={kind: 'own.py:Mine', sharpness: 2}")
 
 
 def test_no_component_has_more_than_twelve_fields_and_no_run_more_than_sixty(

@@ -57,6 +57,7 @@ def evaluate(model: str, *, task: str | None, overrides: Sequence[str], seed: in
             max_prompt_tokens=chosen.limits.max_prompt_tokens,
             max_new_tokens=chosen.limits.max_new_tokens,
             slots=chosen.limits.slots,
+            threads=chosen.limits.threads,
             seed=seed,
             on_progress=on_progress,
         )

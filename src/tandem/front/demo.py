@@ -113,6 +113,7 @@ def _judge(
             max_new_tokens=config.rollout.max_new_tokens,
             seed=config.seed,
             device=config.device,
+            threads=config.threads,
             on_progress=on_progress,
         )
 

@@ -20,11 +20,13 @@ SECTIONS = ("model", "task", "evaluation", "limits")
 
 
 class Limits(Settings):
-    """Token limits of an evaluation; `evaluation.max_new_tokens` goes before `max_new_tokens`."""
+    """Token limits of an evaluation; `evaluation.max_new_tokens` goes before `max_new_tokens`.
+    threads: CPU threads of PyTorch; None leaves its own choice."""
 
     max_prompt_tokens: int = Field(default=1024, gt=0)
     max_new_tokens: int = Field(default=1024, gt=0)
     slots: int = Field(default=64, gt=0)
+    threads: int | None = Field(default=None, gt=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ def _defaults(model: str) -> dict[str, Any]:
     if not recipe.is_file():
         every_field = {"every": 1, "problems": 200, "samples": 1, "split": "test"}
         # The embedded pair was made for short chains: its context is 128 tokens.
-        embedded = {"max_prompt_tokens": 16, "max_new_tokens": 32}
+        embedded = {"max_prompt_tokens": 16, "max_new_tokens": 32, "threads": 1}
         limits = embedded if model.startswith("embedded:") else {}
         return {"model": {"path": model}, "evaluation": every_field, "limits": limits}
     run = load_config(recipe)
@@ -86,5 +88,6 @@ def _defaults(model: str) -> dict[str, Any]:
             "max_prompt_tokens": run.rollout.max_prompt_tokens,
             "max_new_tokens": run.rollout.max_new_tokens,
             "slots": run.rollout.slots,
+            "threads": run.threads,
         },
     }

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import ValidationError
 
@@ -85,6 +85,12 @@ def _from_file(reference: str, base: type[Settings], *, place: str) -> type[Sett
     found = vars(module).get(name)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ValueError(f"{place}.kind is {reference!r}, but {file} has no {base.__name__} {name}")
+    declared = found.model_fields["kind"].annotation
+    if get_origin(declared) is Literal and reference not in get_args(declared):
+        raise ValueError(
+            f"class {name} in {file} declares a kind of its own, but from a file it is named by "
+            f"the recipe ({reference}): leave the class's kind line out"
+        )
     return found
 
 
