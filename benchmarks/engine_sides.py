@@ -99,8 +99,8 @@ def model(body: Body, vocabulary: int, seed: int) -> Any:
     return made.eval().requires_grad_(False)
 
 
-def workload(size: Size, *, ragged: bool) -> list[Request]:
-    generator = torch.Generator().manual_seed(1)
+def workload(size: Size, *, ragged: bool, seed: int) -> list[Request]:
+    generator = torch.Generator().manual_seed(seed)
 
     def ids(count: int) -> tuple[int, ...]:
         return tuple(torch.randint(1, size.vocabulary, (count,), generator=generator).tolist())
@@ -238,12 +238,15 @@ def run_bare(models: list[Any], size: Size, requests: list[Request]) -> None:
                 each.model(input_ids=prompts, past_key_values=cache, use_cache=True)
         config = each.config
         shape = (size.slots, config.num_key_value_heads, size.prompt + size.new, config.head_dim)
-        past = torch.zeros(shape)
+        # Keys and values of every layer apart: one block for all would stay in the processor's
+        # cache, which those of no decoding model do.
+        past = torch.zeros(config.num_hidden_layers, 2, *shape)
         cache = DynamicCache(config=config)
-        for layer in range(config.num_hidden_layers):
-            cache.update(past[:, :, :0], past[:, :, :0], layer)
+        for layer, (keys, values) in enumerate(past):
+            cache.update(keys[:, :, :0], values[:, :, :0], layer)
         for rows, context in rounds:
-            for layer in cache.layers:
+            for layer, (keys, values) in zip(cache.layers, past, strict=True):
                 assert isinstance(layer, DynamicLayer)
-                layer.keys = layer.values = past[:rows, :, : context - 1]
+                layer.keys = keys[:rows, :, : context - 1]
+                layer.values = values[:rows, :, : context - 1]
             each(input_ids=one[:rows], past_key_values=cache, use_cache=True)

@@ -4,7 +4,7 @@ A row's token at position i sits in slot i, so writing at `L_i + j` is all there
 is shifted or cropped, and what a rejected draft left behind is overwritten by the next round.
 
 Shapes: B rows, L new tokens, S slots, P slots of a prefilled prompt, G key-value heads, D head
-size. Heads are kept inside the slot ([B, S, G, D]), so that a write is one contiguous copy per row.
+size. A head's slots lie side by side ([B, G, S, D]): attention reads far more than a round writes.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ class SlotCache(Cache):
         self._flat: list[tuple[Tensor, Tensor]] = []
         self._views: list[tuple[Tensor, Tensor]] = []
         self._at = torch.empty(0, dtype=torch.int64)
+        self._base = torch.empty(0, dtype=torch.int64)
+        self._fresh = False
         self._window = (0, 0)
 
     @property
@@ -46,9 +48,9 @@ class SlotCache(Cache):
     def aim(self, at: Tensor, *, rows: int, used: int) -> None:
         """Where the next forward writes, and what it attends over.
 
-        at: [rows·L] int64, `row·capacity + position` of each new token. used: slots attended over.
+        at: [rows, L] int64, the position of each new token. used: slots attended over.
         """
-        self._at = at
+        self._at, self._fresh = at, True
         if self._window != (rows, used):
             self._window = (rows, used)
             self._view()
@@ -65,35 +67,45 @@ class SlotCache(Cache):
         del args, kwargs
         if self._store is None:
             self._allocate(key_states)
+        if self._fresh:
+            # Once a round: every layer writes at the same places, [B, G, L] of the flat store.
+            rows, heads = key_states.shape[:2]
+            self._at = (self._base[: rows * heads].view(rows, heads, 1) + self._at[:, None]).view(
+                -1
+            )
+            self._fresh = False
         keys, values = self._flat[layer_idx]
-        heads = keys.shape[1:]
-        keys.index_copy_(0, self._at, key_states.transpose(1, 2).reshape(-1, *heads))
-        values.index_copy_(0, self._at, value_states.transpose(1, 2).reshape(-1, *heads))
+        keys.index_copy_(0, self._at, key_states.reshape(-1, keys.shape[1]))
+        values.index_copy_(0, self._at, value_states.reshape(-1, values.shape[1]))
         return self._views[layer_idx]
 
     def fill(self, rows: Tensor, prompts: Tensor) -> None:
-        """Copy prefilled prompts [layers, 2, n, P, G, D] into the first P slots of n rows."""
+        """Copy prefilled prompts [layers, 2, n, G, P, D] into the first P slots of n rows."""
         if self._store is None:
-            self._allocate(prompts[0, 0].transpose(1, 2))
+            self._allocate(prompts[0, 0])
         assert self._store is not None
-        self._store.narrow(3, 0, prompts.shape[3]).index_copy_(2, rows, prompts)
+        self._store.narrow(4, 0, prompts.shape[4]).index_copy_(2, rows, prompts)
 
     def move(self, source: Tensor, target: Tensor, *, used: int) -> None:
         """Copy the first `used` slots of rows `source` to rows `target` (disjoint)."""
         if self._store is not None:
-            part = self._store.narrow(3, 0, used)
+            part = self._store.narrow(4, 0, used)
             part.index_copy_(2, target, part.index_select(2, source))
 
     def _allocate(self, states: Tensor) -> None:
+        layers, two, rows, capacity = self._shape
         heads, size = states.shape[1], states.shape[3]
         # Zeros, because a masked slot still enters the sum, times 0: it must be finite.
-        store = torch.zeros(*self._shape, heads, size, dtype=states.dtype, device=states.device)
+        store = torch.zeros(
+            layers, two, rows, heads, capacity, size, dtype=states.dtype, device=states.device
+        )
         self._store = store
-        self._flat = [(layer[0].flatten(0, 1), layer[1].flatten(0, 1)) for layer in store]
+        self._flat = [(layer[0].flatten(0, 2), layer[1].flatten(0, 2)) for layer in store]
+        self._base = torch.arange(rows * heads, device=states.device) * capacity
         self._view()
 
     def _view(self) -> None:
         if self._store is not None:
             rows, used = self._window
-            views = self._store[:, :, :rows, :used].transpose(3, 4)
+            views = self._store[:, :, :rows, :, :used]
             self._views = [(layer[0], layer[1]) for layer in views]

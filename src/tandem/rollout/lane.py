@@ -31,7 +31,6 @@ class Lane:
         device = speaker.device
         # Per row, on the device: the token to feed next, and the position it will have.
         self._state = torch.zeros(2, rows, dtype=torch.int64, device=device)
-        self._base = torch.arange(rows, device=device)[:, None] * capacity
         self._slots = torch.arange(capacity, device=device)
         # The positions once more on the host, where shapes are decided without waiting.
         self.lengths: list[int] = []
@@ -43,7 +42,7 @@ class Lane:
 
     def prefill(self, prompts: Sequence[tuple[int, ...]]) -> Tensor | None:
         """Keys and values of all tokens but the last of each prompt, right-padded, in one forward:
-        [layers, 2, n, P, G, D]; None where every prompt is a single token."""
+        [layers, 2, n, G, P, D]; None where every prompt is a single token."""
         longest = max(len(p) for p in prompts) - 1
         if longest == 0:
             return None
@@ -60,7 +59,7 @@ class Lane:
                 f"{written} of {len(cache.layers)} layers wrote to the cache: put the model in "
                 "evaluation mode, or switch gradient checkpointing off"
             )
-        return torch.stack([_states(layer) for layer in cache.layers]).transpose(3, 4)
+        return torch.stack([_states(layer) for layer in cache.layers])
 
     def admit(
         self, rows: list[int], prompts: Sequence[tuple[int, ...]], prefilled: Tensor | None
@@ -88,7 +87,7 @@ class Lane:
             positions_BL = positions_BL + self._slots[:fed]
         used = self.cache.window(max(self.lengths) + fed)
         mask_B1LS = self._slots[:used] <= positions_BL[:, None, :, None]
-        self.cache.aim((positions_BL + self._base[:rows]).flatten(), rows=rows, used=used)
+        self.cache.aim(positions_BL, rows=rows, used=used)
         return self.speaker.hidden(tokens_BL, positions_BL, mask=mask_B1LS, cache=self.cache)
 
     def settle(self, last_B: Tensor, settled: int) -> None:

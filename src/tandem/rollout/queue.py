@@ -32,7 +32,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Jobs that may start now. prefilled: per lane, [layers, 2, n, P, G, D] or None.
+    """Jobs that may start now. prefilled: per lane, [layers, 2, n, G, P, D] or None.
     draws: [n, T] the uniforms of all their positions."""
 
     jobs: list[Job]
