@@ -15,7 +15,7 @@ ROOT = Path(tandem.__file__).parent
 LAYERS = [
     {"__version__", "settings", "types", "core"},
     {"behaviours", "objectives", "tasks"},
-    {"models", "rollout"},
+    {"models", "rollout", "contract"},
     {"evaluation", "training"},
     {"studies"},
     {"front", "wiring", "run", "cli", "__main__", "__init__"},

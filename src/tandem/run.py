@@ -155,7 +155,7 @@ def _train(
         run.module,
         run.optimizer,
         config=config,
-        estimate=estimate_memory(config, student, run.module.teacher),
+        estimate=estimate_memory(config, student, run.module.teachers["teacher"]),
         world=world,
     )
     listener(Note(str(rehearsed)))

@@ -49,8 +49,9 @@ class Request:
     """One response to be made. The two models may see different prompts.
 
     `id` is the sequence's counter for random draws: unique within a run, so that results do not
-    depend on batching. `forced_ids` are emitted first instead of sampled tokens (a teacher
-    prefix, an off-policy row) and are recorded under `forced_author`.
+    depend on batching. `teacher` names the teacher that judges it. `forced_ids` are emitted first
+    instead of sampled tokens (a teacher prefix, an off-policy row) and are recorded under
+    `forced_author`.
     """
 
     id: int
@@ -63,7 +64,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class SignalSpec:
-    """Which quantities an objective needs per token; the engine records what it can of them."""
+    """Which quantities an objective needs per token; the engine records what it can of them.
+
+    sampled … dense: parts of the TeacherSignal. student_entropy: at rollout time. reference: log
+    pi_ref of the drawn token. gate: one uniform per token for random gates. current: log p of the
+    drawn token under the student of this very update (a sweep of its own; only plans read it).
+    """
 
     sampled: bool = False
     student_topk: int = 0
@@ -71,6 +77,21 @@ class SignalSpec:
     teacher_entropy: bool = False
     student_entropy: bool = False
     dense: bool = False
+    reference: bool = False
+    gate: bool = False
+    current: bool = False
+
+    def __or__(self, other: SignalSpec) -> SignalSpec:
+        """All that either asks for; of two supports of one kind the larger."""
+        return SignalSpec(
+            **{f.name: max(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
+        )
+
+    @property
+    def reads_teacher(self) -> bool:
+        """Whether any of it needs the teacher (the student's top-k is scored by it too)."""
+        parts = (self.sampled, self.student_topk, self.teacher_topk, self.teacher_entropy)
+        return any(parts) or self.dense
 
 
 class _Columns:
@@ -114,6 +135,7 @@ class TeacherSignal(_Columns):
     student_topk_logp: [N, K] log q on those ids.
     teacher_topk_ids, teacher_topk_logp: [N, K'] the teacher's own most likely tokens and log q.
     entropy: [N] teacher entropy in nats over the shared vocabulary.
+    reference_logp: [N] log pi_ref of the response token under the reference model.
     hidden: [N, H] the teacher's last hidden state (the dense part, before its head).
     logp: [N, V] dense log q; exists for one chunk of tokens at a time, never for a whole batch.
     """
@@ -124,17 +146,19 @@ class TeacherSignal(_Columns):
     teacher_topk_ids: Tensor | None = None
     teacher_topk_logp: Tensor | None = None
     entropy: Tensor | None = None
+    reference_logp: Tensor | None = None
     hidden: Tensor | None = None
     logp: Tensor | None = None
 
     def covers(self, spec: SignalSpec) -> bool:
-        """Whether every teacher part that `spec` asks for is present."""
+        """Whether every part of the teacher and the reference that `spec` asks for is present."""
         dense = self.logp is not None or self.hidden is not None
         return (
             (not spec.sampled or self.sampled_logp is not None)
             and (not spec.student_topk or self.student_topk_logp is not None)
             and (not spec.teacher_topk or self.teacher_topk_logp is not None)
             and (not spec.teacher_entropy or self.entropy is not None)
+            and (not spec.reference or self.reference_logp is not None)
             and (not spec.dense or dense)
         )
 
@@ -146,7 +170,10 @@ class TokenBatch(_Columns):
     ids: [N] the token. sequence: [N] request id. position: [N] index in the response, from 0.
     behaviour_logp, student_logp: [N] fp32 log mu(y), log p(y) at rollout time. author: [N] Author.
     policy_version: [N] optimiser steps the student had taken when it drew the token.
+    forced: [N] bool, the token was given by the request and not drawn from any law here.
     student_entropy: [N] nats at rollout time, when the objective asked for it.
+    gate: [N] uniform in (0, 1) for a random gate, a function of (seed, sequence, position).
+    current_logp: [N] log p(y) of the student at this update, when a plan asked for it.
     """
 
     ids: Tensor
@@ -156,7 +183,10 @@ class TokenBatch(_Columns):
     student_logp: Tensor
     author: Tensor
     policy_version: Tensor
+    forced: Tensor
     student_entropy: Tensor | None = None
+    gate: Tensor | None = None
+    current_logp: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.ids.shape[0])
@@ -168,7 +198,7 @@ class Rollout:
 
     `stats` holds per-token statistics of the behaviour, [T] each (`exponent`, `kl_spent`).
     `teacher_logp` is None where no teacher was consulted. `ended`: the shared end token was
-    drawn, or the length limit was reached.
+    drawn, or the length limit was reached. `gate` and `current_logp` are filled in while training.
     """
 
     request: Request
@@ -182,9 +212,16 @@ class Rollout:
     stats: dict[str, Tensor] = field(default_factory=dict)
     signal: TeacherSignal = field(default_factory=TeacherSignal)
     student_entropy: Tensor | None = None
+    gate: Tensor | None = None
+    current_logp: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.ids.shape[0])
+
+    @property
+    def given(self) -> int:
+        """How many of its first tokens the request forced."""
+        return min(len(self.request.forced_ids), len(self))
 
     def tokens(self) -> TokenBatch:
         """The response as a batch of N = T tokens."""
@@ -197,7 +234,10 @@ class Rollout:
             student_logp=self.student_logp,
             author=self.author,
             policy_version=torch.full((n,), self.policy_version, dtype=torch.int64),
+            forced=torch.arange(n) < self.given,
             student_entropy=self.student_entropy,
+            gate=self.gate,
+            current_logp=self.current_logp,
         )
 
 

@@ -94,16 +94,16 @@ def _step_module(
         recompute_layers(trained.model)
     module = StepModule(
         student=Speaker(trained.model, own_end_ids=trained.end_ids, alignment=alignment),
-        teacher=teacher,
-        objective=config.objective,
+        teachers={"teacher": teacher},
         chunk_bytes=config.training.head_chunk_bytes,
     )
     shard(
         module,
         layers=decoder_layers(trained.model),
-        whole=module.teacher_model,
+        whole=module.frozen_models,
         compute_dtype=DTYPES[config.student.dtype],
         world=world,
+        methods=["sweep"],
     )
     return module
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from oracles import objectives as oracle
 from tandem.objectives import ReverseKL, TokenLoss
+from tandem.objectives.base import StepTokens
 from tandem.types import SignalSpec, TeacherSignal, TokenBatch
 
 OVER_FORMS = pytest.mark.parametrize(
@@ -40,6 +41,7 @@ def batch(seed: int, rows: int = 12) -> tuple[Tensor, TeacherSignal, TokenBatch]
         student_logp=log_p.gather(-1, ids[:, None])[:, 0],
         author=zero,
         policy_version=zero,
+        forced=zero.bool(),
     )
     return z, signal, tokens
 
@@ -118,6 +120,7 @@ def test_a_permuted_vocabulary_permutes_the_gradient(objective: ReverseKL) -> No
         student_logp=tokens.student_logp,
         author=tokens.author,
         policy_version=tokens.policy_version,
+        forced=tokens.forced,
     )
     actual = run(objective, z[:, order], moved, renamed, weight)
     torch.testing.assert_close(actual[0], expected[0])
@@ -194,7 +197,7 @@ def test_metrics_of_sampled_forms_are_log_ratio_and_weight() -> None:
 
 def test_the_plan_weighs_every_token_alike_and_divides_by_their_number() -> None:
     _, signal, tokens = batch(15)
-    plan = ReverseKL().plan(tokens, signal, CLOCK)
+    plan = ReverseKL().plan(StepTokens(tokens, signal, CLOCK))
     assert plan.weight.tolist() == [1.0] * len(tokens)
     assert plan.denominator == len(tokens)
 

@@ -77,6 +77,7 @@ def tokens_of(log_p: Tensor, log_mu: Tensor) -> TokenBatch:
         student_logp=log_p,
         author=torch.zeros_like(index),
         policy_version=torch.zeros_like(index),
+        forced=torch.zeros_like(index).bool(),
     )
 
 
@@ -130,7 +131,7 @@ def test_value_and_gradient_of_the_default_match_the_numbers_worked_by_hand() ->
         student_topk_logp=torch.tensor([[0.25, 0.125]], dtype=torch.float64).log(),
     )
     one = torch.zeros(1, dtype=torch.int64)
-    tokens = TokenBatch(one, one, one, one.double(), one.double(), one, one)
+    tokens = TokenBatch(one, one, one, one.double(), one.double(), one, one, one.bool())
     objective = ReverseKL(top_k=2)
     loss = objective.loss(leaf, signal=signal, tokens=tokens, weight=torch.ones(1), clock=CLOCK)
     (gradient,) = torch.autograd.grad(loss.surrogate.sum(), leaf)
@@ -146,7 +147,7 @@ def test_the_full_form_has_the_reverse_kl_gradient_under_every_behaviour(
     behaviour: Behaviour,
 ) -> None:
     objective = ReverseKL(support="full")
-    objective.check(behaviour)
+    objective.check(behaviour, updates_per_rollout=1)
     z, log_q = prefix(1)
     actual = enumerate_tokens(objective, z, log_q, law_of(behaviour, z, log_q))
     assert_result(actual, oracle.full(z.tolist(), log_q.tolist()))
@@ -159,7 +160,7 @@ def test_each_top_k_form_has_its_declared_gradient_under_every_behaviour(
     behaviour: Behaviour, support: Any, fields: dict[str, Any], declared: Any
 ) -> None:
     objective = ReverseKL(support=support, top_k=K, **fields)
-    objective.check(behaviour)
+    objective.check(behaviour, updates_per_rollout=1)
     z, log_q = prefix(2)
     ids = (z if support == "student_topk" else log_q).topk(K).indices
     assert set(z.topk(K).indices.tolist()) != set(log_q.topk(K).indices.tolist())
@@ -170,7 +171,7 @@ def test_each_top_k_form_has_its_declared_gradient_under_every_behaviour(
 @pytest.mark.parametrize("realisation", SAMPLED)
 def test_sampled_forms_have_the_reverse_kl_gradient_under_the_student(realisation: Any) -> None:
     objective = ReverseKL(support="sampled", realisation=realisation)
-    objective.check(Student())
+    objective.check(Student(), updates_per_rollout=1)
     z, log_q = prefix(3)
     actual = enumerate_tokens(objective, z, log_q, torch.log_softmax(z, -1))
     assert_result(actual, oracle.full(z.tolist(), log_q.tolist()))
@@ -182,7 +183,7 @@ def test_sampled_forms_with_exact_weights_have_it_under_every_behaviour(
     behaviour: Behaviour, realisation: Any
 ) -> None:
     objective = ReverseKL(support="sampled", realisation=realisation, importance="exact")
-    objective.check(behaviour)
+    objective.check(behaviour, updates_per_rollout=1)
     z, log_q = prefix(4)
     actual = enumerate_tokens(objective, z, log_q, law_of(behaviour, z, log_q))
     assert_result(actual, oracle.full(z.tolist(), log_q.tolist()))
@@ -197,7 +198,7 @@ def test_sampled_forms_with_truncated_weights_keep_the_declared_share_of_each_to
     )
     z, log_q = prefix(5)
     log_mu = law_of(FixedExponentBlend(exponent=0.5), z, log_q)
-    objective.check(FixedExponentBlend(exponent=0.5))
+    objective.check(FixedExponentBlend(exponent=0.5), updates_per_rollout=1)
     p, mu = torch.softmax(z, -1), log_mu.softmax(-1)
     share = torch.where(p > 0, (1.1 * mu / p).clamp(max=1.0), 1.0)
     assert 0 < int((share < 1).sum()) < V - 1

@@ -196,17 +196,17 @@ def test_every_combination_is_either_legal_or_refused_by_one_of_these_rules() ->
 )
 def test_an_unweighted_sampled_token_of_another_law_is_refused(behaviour: Behaviour) -> None:
     with pytest.raises(ValueError) as caught:
-        ReverseKL(support="sampled").check(behaviour)
+        ReverseKL(support="sampled").check(behaviour, updates_per_rollout=1)
     assert str(caught.value) == (
-        "support sampled scores the drawn token as if the student had drawn it, but behaviour "
+        "objective reverse_kl scores the drawn token as if the student had drawn it, but behaviour "
         f"{behaviour.kind} draws from another law, which biases the gradient: set importance to "
-        "exact or truncated, or use support student_topk or full."
+        "exact, truncated or clipped, or use support student_topk or full."
     )
 
 
 @pytest.mark.parametrize("behaviour", [Student(), FixedBudgetBlend(budget=0.0)])
 def test_an_unweighted_sampled_token_of_the_student_is_accepted(behaviour: Behaviour) -> None:
-    ReverseKL(support="sampled").check(behaviour)
+    ReverseKL(support="sampled").check(behaviour, updates_per_rollout=1)
 
 
 def test_the_default_is_the_students_top_16_with_detached_renormalised_weights() -> None:
@@ -218,6 +218,7 @@ def test_the_default_is_the_students_top_16_with_detached_renormalised_weights()
         "realisation": "detached",
         "importance": "none",
         "importance_limit": None,
+        "baseline": "none",
     }
 
 

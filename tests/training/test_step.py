@@ -12,7 +12,7 @@ from training_tiny import ALIGNMENT, CLOCK, roll_out, step_module, tiny_pair
 from tandem.behaviours import Behaviour, Student, Teacher, TrustRegionBlend
 from tandem.core.reduce import MetricSums
 from tandem.models.speaker import Speaker
-from tandem.objectives import ReverseKL
+from tandem.objectives import Objective, ReverseKL
 from tandem.training.batch import empty_micro_batch, pack
 from tandem.training.step import StepModule, decoder_layers, recompute_layers
 from tandem.types import Rollout, TeacherSignal
@@ -64,14 +64,14 @@ def gradients(model: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def step_gradient(
-    module: StepModule, rollouts: list[Rollout], *, token_budget: int = 10_000
+    module: StepModule, rollouts: list[Rollout], objective: Objective, *, token_budget: int = 10_000
 ) -> tuple[float, dict[str, Tensor]]:
     """The loss of the step and its gradient, over micro-batches of at most `token_budget`."""
     count = sum(map(len, rollouts))
     total = 0.0
     batches = pack(rollouts, [torch.ones(len(r)) for r in rollouts], token_budget=token_budget)
     for batch in batches:
-        loss, _ = module(batch, clock=CLOCK, scale=1.0 / count)
+        loss, _ = module(batch, objective=objective, clock=CLOCK, scale=1.0 / count)
         loss.backward()
         total += float(loss.detach())
     return total, gradients(module.student_model)
@@ -101,7 +101,7 @@ def test_gradient_is_that_of_full_logits_for_a_base_student_and_a_chat_teacher(
     expected = naive_loss(student, teacher, rollouts, top_k=objective.top_k)
     expected.backward()
     truth = gradients(student.model)
-    loss, found = step_gradient(step_module(student, teacher, objective), rollouts)
+    loss, found = step_gradient(step_module(student, teacher), rollouts, objective)
     assert loss == pytest.approx(float(expected.detach()), rel=1e-5, abs=1e-6)
     assert_same_gradient(found, truth, tolerance=1e-5)
 
@@ -112,9 +112,9 @@ def test_recorded_teacher_statistics_give_the_gradient_of_fresh_ones(form: str) 
     student, teacher = tiny_pair()
     recorded = roll_out(student, teacher, objective, behaviour=WARMUP)
     forgotten = [_without_teacher(rollout) for rollout in recorded]
-    module = step_module(student, teacher, objective)
-    loss, with_record = step_gradient(module, recorded)
-    fresh_loss, fresh = step_gradient(module, forgotten)
+    module = step_module(student, teacher)
+    loss, with_record = step_gradient(module, recorded, objective)
+    fresh_loss, fresh = step_gradient(module, forgotten, objective)
     assert loss == pytest.approx(fresh_loss, rel=1e-5, abs=1e-6)
     assert_same_gradient(with_record, fresh, tolerance=1e-5)
 
@@ -126,7 +126,7 @@ def test_a_recorded_top_k_runs_no_teacher_at_all() -> None:
     with torch.no_grad():
         for parameter in teacher.model.parameters():
             parameter.fill_(torch.nan)  # any use of it would show
-    loss, found = step_gradient(step_module(student, teacher, objective), rollouts)
+    loss, found = step_gradient(step_module(student, teacher), rollouts, objective)
     assert loss == loss and all(torch.isfinite(g).all() for g in found.values())
 
 
@@ -141,9 +141,9 @@ def test_loss_and_gradient_do_not_depend_on_micro_batches(form: str, token_budge
     objective = FORMS[form]
     student, teacher = tiny_pair(dtype=torch.float64)
     rollouts = roll_out(student, teacher, objective)
-    module = step_module(student, teacher, objective)
-    whole_loss, whole = step_gradient(module, rollouts)
-    loss, found = step_gradient(module, rollouts, token_budget=token_budget)
+    module = step_module(student, teacher)
+    whole_loss, whole = step_gradient(module, rollouts, objective)
+    loss, found = step_gradient(module, rollouts, objective, token_budget=token_budget)
     assert loss == pytest.approx(whole_loss, rel=1e-9)
     assert_same_gradient(found, whole, tolerance=1e-9)
 
@@ -153,9 +153,9 @@ def test_loss_and_gradient_do_not_depend_on_the_order_of_rollouts(form: str) -> 
     objective = FORMS[form]
     student, teacher = tiny_pair(dtype=torch.float64)
     rollouts = roll_out(student, teacher, objective)
-    module = step_module(student, teacher, objective)
-    loss, found = step_gradient(module, rollouts, token_budget=40)
-    other_loss, other = step_gradient(module, rollouts[::-1], token_budget=40)
+    module = step_module(student, teacher)
+    loss, found = step_gradient(module, rollouts, objective, token_budget=40)
+    other_loss, other = step_gradient(module, rollouts[::-1], objective, token_budget=40)
     assert loss == pytest.approx(other_loss, rel=1e-9)
     assert_same_gradient(found, other, tolerance=1e-9)
 
@@ -164,7 +164,7 @@ def test_loss_and_gradient_do_not_depend_on_the_chunk_size() -> None:
     student, teacher = tiny_pair(dtype=torch.float64)
     rollouts = roll_out(student, teacher, FORMS["full"])
     results = [
-        step_gradient(step_module(student, teacher, FORMS["full"], chunk_bytes=size), rollouts)
+        step_gradient(step_module(student, teacher, chunk_bytes=size), rollouts, FORMS["full"])
         for size in (1, 4 * 40 * 7, 2**20)
     ]
     for loss, found in results[1:]:
@@ -174,8 +174,8 @@ def test_loss_and_gradient_do_not_depend_on_the_chunk_size() -> None:
 
 def test_an_empty_batch_gives_loss_zero_and_zero_gradients() -> None:
     student, teacher = tiny_pair()
-    module = step_module(student, teacher, FORMS["full"])
-    loss, sums = module(empty_micro_batch(), clock=CLOCK, scale=0.0)
+    module = step_module(student, teacher)
+    loss, sums = module(empty_micro_batch(), objective=FORMS["full"], clock=CLOCK, scale=0.0)
     loss.backward()
     assert float(loss.detach()) == 0.0 and not sums.names
     found = gradients(student.model)
@@ -186,12 +186,12 @@ def test_an_empty_batch_gives_loss_zero_and_zero_gradients() -> None:
 def test_reverse_kl_is_logged_as_the_mean_over_tokens() -> None:
     student, teacher = tiny_pair()
     rollouts = roll_out(student, teacher, FORMS["full"])
-    module = step_module(student, teacher, FORMS["full"])
+    module = step_module(student, teacher)
     batches = pack(rollouts, [torch.ones(len(r)) for r in rollouts], token_budget=30)
     assert len(batches) > 1
     sums = MetricSums()
     for batch in batches:
-        sums.merge(module(batch, clock=CLOCK, scale=1.0)[1])
+        sums.merge(module(batch, objective=FORMS["full"], clock=CLOCK, scale=1.0)[1])
     expected = naive_loss(student, teacher, rollouts, top_k=None)
     assert sums.means()["reverse_kl"] == pytest.approx(float(expected.detach()), rel=1e-5)
 
@@ -199,23 +199,23 @@ def test_reverse_kl_is_logged_as_the_mean_over_tokens() -> None:
 def test_the_step_trains_the_student_and_nothing_else() -> None:
     student, teacher = tiny_pair()
     rollouts = roll_out(student, teacher, FORMS["full"])
-    module = step_module(student, teacher, FORMS["full"])
-    step_gradient(module, rollouts)
+    module = step_module(student, teacher)
+    step_gradient(module, rollouts, FORMS["full"])
     assert all(p.grad is None for p in teacher.model.parameters())
 
 
 def test_recomputing_layers_changes_no_gradient_and_runs_every_layer_again() -> None:
     student, teacher = tiny_pair()
     rollouts = roll_out(student, teacher, FORMS["full"])
-    module = step_module(student, teacher, FORMS["full"])
+    module = step_module(student, teacher)
     calls: list[int] = []
     # The attention: recomputing stops as soon as it has what the backward wants, inside the MLP.
     for layer in decoder_layers(student.model):
         layer.get_submodule("self_attn").register_forward_hook(lambda *_: calls.append(1))
-    loss, plain = step_gradient(module, rollouts)
+    loss, plain = step_gradient(module, rollouts, FORMS["full"])
     once = len(calls)
     recompute_layers(student.model)
-    again_loss, again = step_gradient(module, rollouts)
+    again_loss, again = step_gradient(module, rollouts, FORMS["full"])
     assert len(calls) - once == 2 * once
     assert again_loss == loss
     assert_same_gradient(again, plain, tolerance=1e-6)

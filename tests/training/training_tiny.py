@@ -17,7 +17,7 @@ from tandem.models.vocabulary import Alignment
 from tandem.objectives import Objective
 from tandem.rollout.engine import Engine
 from tandem.tasks.arithmetic import ALPHABET
-from tandem.training.step import StepModule
+from tandem.training.step import StepModule, recorded
 from tandem.types import Clock, Request, Rollout, Sampling
 
 CLOCK = Clock(step=0, total_steps=4)
@@ -90,17 +90,13 @@ def roll_out(
         clock=CLOCK,
         sampling=Sampling(max_new_tokens=new_tokens),
         seed=7,
-        record=step_module(student, teacher, objective).record,
+        record=recorded(objective),
     )
 
 
-def step_module(
-    student: Speaker, teacher: Speaker, objective: Objective, *, chunk_bytes: int = 4 * 40 * 5
-) -> StepModule:
+def step_module(student: Speaker, teacher: Speaker, *, chunk_bytes: int = 4 * 40 * 5) -> StepModule:
     """Chunks of five tokens by default, so that every test crosses their borders."""
-    return StepModule(
-        student=student, teacher=teacher, objective=objective, chunk_bytes=chunk_bytes
-    )
+    return StepModule(student=student, teachers={"teacher": teacher}, chunk_bytes=chunk_bytes)
 
 
 def save_pair(folder: Path) -> None:

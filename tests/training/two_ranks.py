@@ -75,20 +75,31 @@ def run_case(case: Case, world: World) -> dict[str, Any]:
         own = rollouts[:first] if world.rank == 0 else rollouts[first:]
     if case.recompute:
         recompute_layers(student.model)
-    module = step_module(student, teacher, case.objective)
+    module = step_module(student, teacher)
     shard(
         module,
         layers=decoder_layers(student.model),
-        whole=module.teacher_model,
+        whole=module.frozen_models,
         compute_dtype=torch.float32,
         world=world,
+        methods=["sweep"],
     )
     parameters = list(student.model.parameters())
     optimizer = make_optimizer(parameters, OptimizerSettings(lr=1e-2))
-    scored = score(own, objective=case.objective, clock=CLOCK, drop_truncated=False, world=world)
+    scored = score(
+        own,
+        module=module,
+        objective=case.objective,
+        clock=CLOCK,
+        seed=3,
+        drop_truncated=False,
+        token_budget=case.budget,
+        world=world,
+    )
     means = accumulate_gradient(
         module,
         scored,
+        objective=case.objective,
         clock=CLOCK,
         token_budget=case.budget,
         world=world,

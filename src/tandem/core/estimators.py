@@ -27,6 +27,39 @@ def importance_weight(
     return weight if limit is None else weight.clamp(max=limit)
 
 
+def clipped_weight(
+    *, log_p: Tensor, rollout_logp: Tensor, behaviour_logp: Tensor, reward: Tensor, clip: float
+) -> Tensor:
+    """The weight of PPO's clipped ratio on tokens drawn from mu, detached: [*] each -> [*].
+
+    The gradient of (p_0/mu) min(r A, clip(r, 1−c, 1+c) A) in p, r = p/p_0, is this weight times
+    A ∇log p: p/mu while r is inside 1 ± c or moves against A, and 0 beyond (arXiv 1707.06347,
+    eq. 7; the factor p_0/mu is that of a behaviour other than the student p_0). `reward`: A.
+    """
+    log_p = log_p.detach()
+    ratio = torch.exp(log_p - rollout_logp)
+    beyond = torch.where(reward > 0, ratio > 1.0 + clip, ratio < 1.0 - clip)
+    return torch.exp(log_p - behaviour_logp).masked_fill(beyond & (reward != 0), 0.0)
+
+
+def policy_gradient(*, log_p: Tensor, reward: Tensor, weight: Tensor | None = None) -> Scored:
+    """REINFORCE with a reward per token: surrogate −sg[w R] log p(y), value −w R, [*] each.
+
+    log_p: [*] log-prob of the drawn token, with gradient. reward: [*] R, detached here. weight: [*]
+    importance weight w, None where y ~ p. A token that p cannot draw counts nothing; a reward of
+    −inf (one that only the teacher masks) gives inf, without gradient.
+    """
+    reward = reward.detach()
+    impossible = log_p == -torch.inf
+    scale = torch.ones_like(reward) if weight is None else weight.detach()
+    forbidden = (reward == -torch.inf) & ~impossible
+    score = scale * -reward.masked_fill(forbidden | impossible, 0.0)
+    surrogate = score * log_p.masked_fill(impossible, 0.0)
+    return Scored(
+        surrogate.masked_fill(forbidden, torch.inf), score.masked_fill(forbidden, torch.inf)
+    )
+
+
 def reverse_kl_k1(*, log_p: Tensor, log_q: Tensor, weight: Tensor | None = None) -> Scored:
     """K1 as a policy gradient: surrogate sg[w l] log p(y), value w l.
 

@@ -12,8 +12,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from tandem.behaviours.base import Behaviour
-from tandem.core.estimators import importance_weight, reverse_kl_k1, reverse_kl_k2
+from tandem.core.divergences import reverse_kl
+from tandem.core.estimators import reverse_kl_k1, reverse_kl_k2
 from tandem.core.support import (
     Scored,
     log_softmax_at,
@@ -25,18 +25,18 @@ from tandem.core.support import (
     reverse_kl_renormalised,
     reverse_kl_weights_renormalised,
 )
-from tandem.objectives.base import Objective, TokenLoss
+from tandem.objectives.base import Prefixes, TokenLoss, mean_part
 from tandem.objectives.reverse_kl_rules import (
     DEFAULT_TAIL,
     DEFAULT_TOP_K,
     REALISATIONS,
-    Importance,
     Realisation,
     Support,
     Tail,
     family,
     refusal,
 )
+from tandem.objectives.sampled import Sampled, drawn, expected_reward
 from tandem.types import Clock, SignalSpec, TeacherSignal, TokenBatch
 
 _ON_SUPPORT: dict[tuple[str | None, str | None], Callable[..., Scored]] = {
@@ -48,7 +48,7 @@ _ON_SUPPORT: dict[tuple[str | None, str | None], Callable[..., Scored]] = {
 }
 
 
-class ReverseKL(Objective):
+class ReverseKL(Sampled):
     """KL(p‖q) at every visited prefix, p the student and q the teacher.
 
     The default is the form that TRB (arXiv 2605.31159) trains with: the student's 16 most likely
@@ -56,6 +56,9 @@ class ReverseKL(Objective):
     the one realisation whose gradient is right, and appear so in the resolved recipe. Forms that
     carry no signal, or the wrong one, are refused with the reason.
     """
+
+    equation = "KL(p‖q) = Σ_v p (log p − log q)"
+    source = "vanilla OPD; supports and tails: methods.md 0.2; TRB, arXiv 2605.31159"
 
     kind: Literal["reverse_kl"] = "reverse_kl"
     support: Annotated[
@@ -71,12 +74,6 @@ class ReverseKL(Objective):
     realisation: Annotated[
         Realisation | None,
         Field(description="how the gradient is taken; the right one for support and tail"),
-    ] = None
-    importance: Annotated[
-        Importance, Field(description="weight p/mu of a sampled token drawn from another law")
-    ] = "none"
-    importance_limit: Annotated[
-        float | None, Field(description="largest weight p/mu when importance is truncated")
     ] = None
 
     @model_validator(mode="before")
@@ -95,35 +92,29 @@ class ReverseKL(Objective):
             given.setdefault("realisation", REALISATIONS[kind, tail][0])
         return given
 
-    @model_validator(mode="after")
-    def _refuse_wrong_forms(self) -> ReverseKL:
-        reason = refusal(
+    def refused(self) -> str | None:
+        return refusal(
             support=self.support,
             top_k=self.top_k,
             tail=self.tail,
             realisation=self.realisation,
             importance=self.importance,
             importance_limit=self.importance_limit,
+            baseline=self.baseline,
         )
-        if reason is not None:
-            raise ValueError(reason)
-        return self
 
-    def check(self, behaviour: Behaviour) -> None:
-        unweighted = self.support == "sampled" and self.importance == "none"
-        if unweighted and not behaviour.is_always_student():
-            raise ValueError(
-                "support sampled scores the drawn token as if the student had drawn it, but "
-                f"behaviour {behaviour.kind} draws from another law, which biases the gradient: "
-                "set importance to exact or truncated, or use support student_topk or full."
-            )
+    def reads_sampled(self) -> bool:
+        return self.support == "sampled"
+
+    def instead(self) -> str:
+        return ", or use support student_topk or full"
 
     def needs(self) -> SignalSpec:
         return SignalSpec(
             sampled=self.support == "sampled",
             student_topk=self.top_k or 0 if self.support == "student_topk" else 0,
             teacher_topk=self.top_k or 0 if self.support == "teacher_topk" else 0,
-            dense=self.support == "full",
+            dense=self.support == "full" or self.baseline == "expected",
         )
 
     def loss(
@@ -150,7 +141,7 @@ class ReverseKL(Objective):
     def _full(self, logits: Tensor, signal: TeacherSignal, weight: Tensor) -> TokenLoss:
         assert signal.logp is not None, "support full needs the dense teacher"
         scored, entropy = reverse_kl_full(logits=logits, log_q=signal.logp)
-        metrics = {"student_entropy": _total(entropy, weight)}
+        metrics = {"student_entropy": mean_part(entropy, weight)}
         return TokenLoss(scored.surrogate, scored.value, metrics)
 
     def _on_support(self, logits: Tensor, signal: TeacherSignal, weight: Tensor) -> TokenLoss:
@@ -162,30 +153,53 @@ class ReverseKL(Objective):
         log_p = log_softmax_at(logits=logits, ids=ids)
         scored = _ON_SUPPORT[self.tail, self.realisation](log_p=log_p, log_q=log_q)
         metrics = {
-            "student_mass": _total(mass(logp=log_p.detach()), weight),
-            "teacher_mass": _total(mass(logp=log_q), weight),
+            "student_mass": mean_part(mass(logp=log_p.detach()), weight),
+            "teacher_mass": mean_part(mass(logp=log_q), weight),
         }
         return TokenLoss(scored.surrogate, scored.value, metrics)
 
     def _sampled(
         self, logits: Tensor, signal: TeacherSignal, tokens: TokenBatch, weight: Tensor
     ) -> TokenLoss:
-        log_q = signal.sampled_logp
-        assert log_q is not None, "the signal lacks the sampled token"
-        log_p = log_softmax_at(logits=logits, ids=tokens.ids.unsqueeze(-1)).squeeze(-1)
-        metrics = {"log_ratio": _total(log_p.detach() - log_q, weight)}
-        correction = None
-        if self.importance != "none":
-            correction = importance_weight(
-                log_p=log_p, behaviour_logp=tokens.behaviour_logp, limit=self.importance_limit
+        log_p, log_q = self.sampled_logp(logits, tokens), drawn(signal)
+        log_ratio = log_p.detach() - log_q
+        metrics = {"log_ratio": mean_part(log_ratio, weight)}
+        if self.realisation == "k2":
+            correction = self.correction(log_p=log_p, reward=-log_ratio, tokens=tokens)
+            if correction is not None:
+                metrics["importance_weight"] = mean_part(correction, weight)
+            scored = reverse_kl_k2(log_p=log_p, log_q=log_q, weight=correction)
+            return TokenLoss(scored.surrogate, scored.value, metrics)
+        reward = -log_ratio
+        if self.baseline == "expected":
+            assert signal.logp is not None, "the baseline needs the dense teacher"
+            every = signal.logp - torch.log_softmax(logits.detach(), dim=-1)
+            reward = reward - expected_reward(logits=logits, reward=every)
+        scored, more = self.weighted(log_p=log_p, reward=reward, tokens=tokens, weight=weight)
+        # What is logged stays the estimate of the divergence, which a baseline would hide.
+        return TokenLoss(scored.surrogate, self._estimate(log_p, log_q, tokens), metrics | more)
+
+    def _estimate(self, log_p: Tensor, log_q: Tensor, tokens: TokenBatch) -> Tensor:
+        log_p = log_p.detach()
+        correction = self.correction(log_p=log_p, reward=log_q - log_p, tokens=tokens)
+        return reverse_kl_k1(log_p=log_p, log_q=log_q, weight=correction).value
+
+    def declared(self, at: Prefixes) -> Tensor:
+        if self.support == "sampled":
+            return self.declared_gradient(at, at.teacher_logp - at.student_logp)
+        if self.support == "full":
+            return reverse_kl(student_logp=at.student_logp, teacher_logp=at.teacher_logp)
+        source = at.rollout_logp if self.support == "student_topk" else at.teacher_logp
+        ids = source.detach().topk(self.top_k or 0, dim=-1).indices
+        log_p, log_q = at.student_logp.gather(-1, ids), at.teacher_logp.gather(-1, ids)
+        p, ratio = log_p.exp(), log_p - log_q
+        if self.realisation == "detached":
+            share = p / p.sum(-1, keepdim=True) if self.tail == "renormalise_weights" else p
+            return ((share * ratio).detach() * log_p).sum(-1)
+        if self.tail == "renormalise":
+            return reverse_kl(
+                student_logp=torch.log_softmax(log_p, -1), teacher_logp=torch.log_softmax(log_q, -1)
             )
-            metrics["importance_weight"] = _total(correction, weight)
-        estimator = reverse_kl_k2 if self.realisation == "k2" else reverse_kl_k1
-        scored = estimator(log_p=log_p, log_q=log_q, weight=correction)
-        return TokenLoss(scored.surrogate, scored.value, metrics)
-
-
-def _total(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(sum, count) of [N] values over the tokens that are trained on."""
-    trained = weight != 0
-    return torch.where(trained, values, 0.0).sum(), trained.sum()
+        tail_p, tail_q = 1 - p.sum(-1), 1 - log_q.exp().sum(-1)
+        bucket = tail_p * (tail_p / tail_q).log() if self.tail == "bucket" else 0.0
+        return (p * ratio).sum(-1) + bucket

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+from tandem.objectives.sampled import refuse_limit
+
 Support = Literal["full", "student_topk", "teacher_topk", "sampled"]
 Tail = Literal["none", "renormalise_weights", "renormalise", "bucket"]
 Realisation = Literal["autograd", "detached", "policy_gradient", "k2"]
-Importance = Literal["none", "exact", "truncated"]
 
 DEFAULT_TOP_K = 16
 DEFAULT_TAIL = {"full": "none", "topk": "renormalise_weights", "sampled": "none"}
@@ -88,6 +89,7 @@ def refusal(
     realisation: str | None,
     importance: str,
     importance_limit: float | None,
+    baseline: str,
 ) -> str | None:
     """Why this form may not be trained with, in one sentence with the fix; None if it may."""
     kind = family(support)
@@ -95,7 +97,7 @@ def refusal(
         _refuse_top_k(support, top_k, tail)
         or _refuse_tail(kind, tail)
         or _refuse_realisation(support, tail, realisation)
-        or _refuse_importance(support, importance, importance_limit)
+        or _refuse_sampled_fields(support, realisation, importance, importance_limit, baseline)
     )
 
 
@@ -137,25 +139,22 @@ def _refuse_realisation(support: str, tail: str | None, realisation: str | None)
     return f"realisation {realisation} is refused with support {support}, tail {tail}: {reason}."
 
 
-def _refuse_importance(support: str, importance: str, limit: float | None) -> str | None:
+def _refuse_sampled_fields(
+    support: str, realisation: str | None, importance: str, limit: float | None, baseline: str
+) -> str | None:
     if importance != "none" and support != "sampled":
         return (
             f"importance {importance} is refused with support {support}: that loss never reads "
             "the sampled token, so a weight p/mu would bias it: use importance none."
         )
-    if importance == "truncated" and limit is None:
+    if baseline != "none" and support != "sampled":
         return (
-            "importance truncated needs importance_limit, the largest weight p/mu allowed: give "
-            "a number of at least 1 (2, for example), or use importance exact."
+            f"baseline {baseline} is refused with support {support}: that loss sums over tokens "
+            "and has no sampling variance to take off: use baseline none."
         )
-    if importance != "truncated" and limit is not None:
+    if baseline != "none" and realisation == "k2":
         return (
-            f"importance_limit is {limit}, but importance {importance} has no limit: remove it, "
-            "or use importance truncated."
+            f"baseline {baseline} is refused with realisation k2, which has no reward to take it "
+            "from: use realisation policy_gradient."
         )
-    if limit is not None and limit < 1.0:
-        return (
-            f"importance_limit is {limit}, which would cut the weight of tokens that the student "
-            "drew itself: give a number of at least 1."
-        )
-    return None
+    return refuse_limit(importance, limit)

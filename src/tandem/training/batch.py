@@ -37,13 +37,19 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """One forward's worth of rollouts: N tokens with their record, row after row."""
+    """One forward's worth of rollouts of one teacher: N tokens with their record, row after row.
+
+    teacher_name: which teacher judges them; "" for a batch without tokens. rollouts: which of the
+    packed rollouts these are, in the order of the rows.
+    """
 
     student: Inputs
     teacher: Inputs
     tokens: TokenBatch
     signal: TeacherSignal
     weight: Tensor
+    teacher_name: str = ""
+    rollouts: tuple[int, ...] = ()
 
     def to(self, device: torch.device) -> MicroBatch:
         return MicroBatch(
@@ -52,6 +58,8 @@ class MicroBatch:
             tokens=self.tokens.to(device),
             signal=self.signal.to(device),
             weight=self.weight.to(device),
+            teacher_name=self.teacher_name,
+            rollouts=self.rollouts,
         )
 
 
@@ -62,18 +70,34 @@ def pack(
     counted; a sequence that is longer by itself travels alone.
 
     weights: the plan's weight of every token, [T] per rollout. Longest first, so that rows of a
-    micro-batch are of similar length and the largest update of the step comes first.
+    micro-batch are of similar length and the largest update of the step comes first. Several
+    teachers never share a micro-batch: theirs follow one another.
     """
     assert len(rollouts) == len(weights)
-    order = sorted(range(len(rollouts)), key=lambda i: -_length(rollouts[i]))
+    order = sorted(
+        range(len(rollouts)), key=lambda i: (rollouts[i].request.teacher, -_length(rollouts[i]))
+    )
     groups: list[list[int]] = []
     width = 0
     for i in order:
-        if not groups or (len(groups[-1]) + 1) * width > token_budget:
+        full = not groups or (len(groups[-1]) + 1) * width > token_budget
+        if full or rollouts[groups[-1][0]].request.teacher != rollouts[i].request.teacher:
             groups.append([])
             width = _length(rollouts[i])
         groups[-1].append(i)
-    return [_micro_batch([rollouts[i] for i in g], [weights[i] for i in g]) for g in groups]
+    return [_micro_batch(rollouts, weights, group) for group in groups]
+
+
+def together(rollouts: Sequence[Rollout]) -> tuple[TokenBatch, TeacherSignal]:
+    """All tokens of these rollouts in their order, with their record; none where there are none."""
+    if not rollouts:
+        none = torch.zeros(0)
+        signal = TeacherSignal(sampled_logp=none, entropy=none, reference_logp=none)
+        return empty_micro_batch().tokens, signal
+    return (
+        TokenBatch.cat([r.tokens() for r in rollouts]),
+        TeacherSignal.cat([r.signal for r in rollouts]),
+    )
 
 
 def empty_micro_batch() -> MicroBatch:
@@ -89,6 +113,11 @@ def empty_micro_batch() -> MicroBatch:
         student_logp=none,
         author=whole,
         policy_version=whole,
+        forced=whole.bool(),
+        # Present in every batch that has tokens where some need them; here they are of no length.
+        student_entropy=none,
+        gate=none,
+        current_logp=none,
     )
     inputs = Inputs(ids=torch.zeros(1, 1, dtype=torch.int64), index=whole)
     return MicroBatch(inputs, inputs, tokens, TeacherSignal(), none)
@@ -99,13 +128,18 @@ def _length(rollout: Rollout) -> int:
     return max(len(request.student_ids), len(request.teacher_ids)) + len(rollout) - 1
 
 
-def _micro_batch(rollouts: list[Rollout], weights: list[Tensor]) -> MicroBatch:
+def _micro_batch(
+    everything: Sequence[Rollout], weights: Sequence[Tensor], group: Sequence[int]
+) -> MicroBatch:
+    rollouts = [everything[i] for i in group]
     return MicroBatch(
         student=_inputs([r.request.student_ids for r in rollouts], rollouts),
         teacher=_inputs([r.request.teacher_ids for r in rollouts], rollouts),
         tokens=TokenBatch.cat([r.tokens() for r in rollouts]),
         signal=TeacherSignal.cat([r.signal for r in rollouts]),
-        weight=torch.cat(weights),
+        weight=torch.cat([weights[i] for i in group]),
+        teacher_name=rollouts[0].request.teacher,
+        rollouts=tuple(group),
     )
 
 

@@ -116,7 +116,7 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> RunConfig:
-        self.objective.check(self.behaviour)
+        self.objective.check(self.behaviour, updates_per_rollout=1)
         if self.optimizer.warmup_steps > self.training.steps:
             raise ValueError(
                 f"optimizer.warmup_steps is {self.optimizer.warmup_steps}, more than "

@@ -21,7 +21,7 @@ from tandem.training.optimizer import learning_rate, set_learning_rate
 from tandem.training.parallel import World, copy_weights
 from tandem.training.requests import RequestSource
 from tandem.training.signals import stop_on_signals
-from tandem.training.step import StepModule
+from tandem.training.step import StepModule, recorded
 from tandem.training.tracking import LineLog, Tracker
 from tandem.training.update import accumulate_gradient, apply_gradient, score
 from tandem.types import Clock, Rollout, Sampling
@@ -101,7 +101,7 @@ def train_loop(run: Run, *, start: int) -> LoopEnd:
                 clock=clock,
                 sampling=sampling,
                 seed=config.seed,
-                record=run.module.record,
+                record=recorded(objective),
                 policy_version=step,
                 on_progress=partial(report, len(requests)),
             )
@@ -110,9 +110,12 @@ def train_loop(run: Run, *, start: int) -> LoopEnd:
             # Score: which tokens count, how much each, and the one divisor of the step.
             scored = score(
                 rollouts,
+                module=module,
                 objective=objective,
                 clock=clock,
+                seed=config.seed,
                 drop_truncated=rollout.truncated == "drop",
+                token_budget=training.tokens_per_micro_batch,
                 world=world,
             )
 
@@ -122,6 +125,7 @@ def train_loop(run: Run, *, start: int) -> LoopEnd:
             values = accumulate_gradient(
                 module,
                 scored,
+                objective=objective,
                 clock=clock,
                 token_budget=training.tokens_per_micro_batch,
                 world=world,

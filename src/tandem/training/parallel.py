@@ -7,7 +7,7 @@ the frozen teacher and the copy of the student that rollouts decode with are who
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,7 +16,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor
 
 from tandem.core.reduce import MetricSums
@@ -110,10 +115,12 @@ def shard(
     whole: nn.Module | None,
     compute_dtype: torch.dtype,
     world: World,
+    methods: Sequence[str] = (),
 ) -> None:
     """Shard `root` in place: each of `layers` by itself, then everything else of it.
 
-    whole: a part of root that stays plain (the frozen teacher). compute_dtype: what the parameters
+    whole: a part of root that stays plain (the frozen teachers). methods: names of methods of root
+    that compute with its parameters, besides `forward`. compute_dtype: what the parameters
     are gathered in; gradients are reduced and kept in fp32, as the parameters themselves.
     Inputs are never cast: log-probs stay fp32.
     """
@@ -124,6 +131,8 @@ def shard(
         fully_shard(layer, mesh=world.mesh, mp_policy=policy)
     plain = set() if whole is None else set(whole.parameters())
     fully_shard(root, mesh=world.mesh, mp_policy=policy, ignored_params=plain)
+    for name in methods:
+        register_fsdp_forward_method(root, name)
 
 
 def synchronise_gradients(root: nn.Module, *, last: bool) -> None:

@@ -73,8 +73,9 @@ def rehearse(
         accumulate_gradient(
             module,
             largest_update(
-                config, module.objective.needs(), vocabulary=module.student.vocabulary_size
+                config, config.objective.needs(), vocabulary=module.student.vocabulary_size
             ),
+            objective=config.objective,
             clock=Clock(0, config.training.steps),
             token_budget=config.training.tokens_per_micro_batch,
             world=world,
@@ -136,6 +137,9 @@ def largest_update(config: RunConfig, spec: SignalSpec, *, vocabulary: int) -> S
         author=torch.full((length,), int(Author.STUDENT)),
         policy_version=0,
         ended="length",
+        student_entropy=torch.zeros(length),
+        gate=torch.full((length,), 0.5),
+        current_logp=torch.zeros(length),
         signal=TeacherSignal(student_topk_ids=torch.arange(k).expand(length, k) if k else None),
     )
     rows = max(1, min(fit, asked))

@@ -7,6 +7,7 @@ Shapes: N tokens, C tokens of a chunk, V shared vocabulary, H hidden size, K sup
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,63 +19,72 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tandem.core.divergences import entropy
 from tandem.core.reduce import MetricSums
+from tandem.core.support import log_softmax_at
 from tandem.models.speaker import Speaker
 from tandem.objectives.base import Objective
 from tandem.training.batch import Inputs, MicroBatch
 from tandem.types import Clock, SignalSpec, TeacherSignal, TokenBatch
 
 
+def recorded(objective: Objective) -> SignalSpec:
+    """What a roll-out should keep: all that the objective and its plan read, and the teacher's
+    entropy for the log, which costs a blended roll-out only the sum."""
+    return objective.needs() | objective.planned() | SignalSpec(teacher_entropy=True)
+
+
 class StepModule(nn.Module):
-    """Scores micro-batches; its `forward` returns this rank's part of the step's one loss."""
+    """Scores micro-batches; its `forward` returns this rank's part of the step's one loss.
+
+    teachers: by the name that requests carry. reference: a frozen model that reads what the
+    student reads, for objectives that ask for it.
+    """
 
     def __init__(
-        self, *, student: Speaker, teacher: Speaker, objective: Objective, chunk_bytes: int
+        self,
+        *,
+        student: Speaker,
+        teachers: Mapping[str, Speaker],
+        reference: Speaker | None = None,
+        chunk_bytes: int,
     ) -> None:
         super().__init__()
         # Registered as modules; the speakers reach the same parameters through them.
         self.student_model = student.model
-        self.teacher_model = teacher.model
+        frozen = {f"teacher {name}": speaker.model for name, speaker in teachers.items()}
+        if reference is not None:
+            frozen["reference"] = reference.model
+        self.frozen_models = nn.ModuleDict(frozen)
         self.student = student
-        self.teacher = teacher
-        self.objective = objective
+        self.teachers = dict(teachers)
+        self.reference = reference
         self.chunk_bytes = chunk_bytes
 
-    @property
-    def record(self) -> SignalSpec:
-        """What a roll-out should keep: all that the objective reads, and the teacher's entropy
-        for the log, which costs a blended roll-out only the sum."""
-        return replace(self.objective.needs(), teacher_entropy=True)
-
     def forward(
-        self, batch: MicroBatch, *, clock: Clock, scale: float
+        self, batch: MicroBatch, *, objective: Objective, clock: Clock, scale: float
     ) -> tuple[Tensor, MetricSums]:
         """Σ weight · surrogate · scale, with gradient, and the sums of this batch's metrics.
 
         scale: 1 / the plan's denominator over all ranks, times whatever the gradient reduction
-        divides by. The teacher runs only where the record does not cover what the objective
-        needs. An empty batch gives 0 with zero gradients.
+        divides by. Teacher and reference run only where the record does not cover what the
+        objective needs. An empty batch gives 0 with zero gradients.
         """
+        spec = objective.needs()
         hidden_NH = _predicting(self.student, batch.student)
-        teacher_NH = self._teacher_states(batch)
+        fill = self._completion(batch, spec)
         sums = MetricSums()
 
         def score(logits_CV: Tensor, rows: slice) -> Tensor:
             weight, tokens = batch.weight[rows], batch.tokens[rows]
-            signal = batch.signal[rows]
-            if teacher_NH is not None:
-                signal = complete(
-                    signal,
-                    teacher_logits=self.teacher.logits(teacher_NH[rows]),
-                    tokens=tokens,
-                    spec=self.objective.needs(),
-                )
-            result = self.objective.loss(
+            signal = fill(rows)
+            result = objective.loss(
                 logits_CV, signal=signal, tokens=tokens, weight=weight, clock=clock
             )
-            loss = (weight * result.surrogate).sum()
+            # A weight of 0 leaves a token out, also where its surrogate is inf.
             trained = weight != 0
+            loss = (weight * result.surrogate.masked_fill(~trained, 0.0)).sum()
             sums.add(result.metrics)
-            sums.add({"reverse_kl": ((result.value * trained).sum(), trained.sum())})
+            value = result.value.masked_fill(~trained, 0.0).sum()
+            sums.add({objective.value_name: (value, trained.sum())})
             # The loss is divided like its gradient, by the step's denominator, and not here.
             sums.add({"loss": (loss, 0.0)})
             if signal.entropy is not None:
@@ -85,13 +95,74 @@ class StepModule(nn.Module):
         return loss, sums
 
     @torch.no_grad()
-    def _teacher_states(self, batch: MicroBatch) -> Tensor | None:
+    def sweep(self, batch: MicroBatch, spec: SignalSpec) -> tuple[TeacherSignal, Tensor | None]:
+        """What `spec` asks for of every token, without gradients: the batch's signal with what it
+        lacked, and log p(y) [N] of the student as it is now where `spec.current` asks for it.
+
+        Dense log-probs are never kept: a plan cannot ask for them.
+        """
+        assert not spec.dense, "a plan reads numbers per token, not whole distributions"
+        fill = self._completion(batch, spec)
+        signals: list[TeacherSignal] = []
+        current: list[Tensor] = []
+        hidden_NH = _predicting(self.student, batch.student) if spec.current else None
+
+        def keep(rows: slice) -> None:
+            signals.append(fill(rows))
+
+        def score(logits_CV: Tensor, rows: slice) -> Tensor:
+            keep(rows)
+            ids = batch.tokens.ids[rows].unsqueeze(-1)
+            current.append(log_softmax_at(logits=logits_CV, ids=ids).squeeze(-1))
+            return logits_CV.new_zeros(())
+
+        if hidden_NH is not None:
+            self.student.chunked(hidden_NH, score, chunk_bytes=self.chunk_bytes)
+        else:
+            size = max(1, self.chunk_bytes // (4 * self.student.vocabulary_size))
+            for start in range(0, len(batch.tokens), size):
+                keep(slice(start, min(start + size, len(batch.tokens))))
+        if not signals:
+            return batch.signal, batch.tokens.student_logp if spec.current else None
+        return TeacherSignal.cat(signals), torch.cat(current) if spec.current else None
+
+    def _completion(self, batch: MicroBatch, spec: SignalSpec) -> Callable[[slice], TeacherSignal]:
+        """A function from the rows of a chunk to their signal, with all that `spec` needs."""
+        teacher_NH, reference_NH = self._teacher_states(batch, spec), None
+        if spec.reference and batch.signal.reference_logp is None and len(batch.tokens):
+            assert self.reference is not None, "checked when the recipe was read"
+            with torch.no_grad():
+                reference_NH = _predicting(self.reference, batch.student)
+
+        def fill(rows: slice) -> TeacherSignal:
+            signal, tokens = batch.signal[rows], batch.tokens[rows]
+            if teacher_NH is not None:
+                teacher = self.teachers[batch.teacher_name]
+                signal = complete(
+                    signal,
+                    teacher_logits=teacher.logits(teacher_NH[rows]),
+                    tokens=tokens,
+                    spec=spec,
+                )
+            if reference_NH is not None:
+                assert self.reference is not None
+                with torch.no_grad():
+                    logits = self.reference.logits(reference_NH[rows])
+                    logp = log_softmax_at(logits=logits, ids=tokens.ids.unsqueeze(-1)).squeeze(-1)
+                signal = replace(signal, reference_logp=logp)
+            return signal
+
+        return fill
+
+    @torch.no_grad()
+    def _teacher_states(self, batch: MicroBatch, spec: SignalSpec) -> Tensor | None:
         """[N, H] of the teacher, or None where its log-probs are already on record."""
-        if not len(batch.tokens) or _covers(batch.signal, self.objective.needs()):
+        spec = replace(spec, reference=False)
+        if not len(batch.tokens) or _covers(batch.signal, spec):
             return None
         if batch.signal.hidden is not None:
             return batch.signal.hidden
-        return _predicting(self.teacher, batch.teacher)
+        return _predicting(self.teachers[batch.teacher_name], batch.teacher)
 
 
 def complete(
@@ -120,6 +191,7 @@ def complete(
             teacher_topk_ids=teacher_ids,
             teacher_topk_logp=teacher_topk,
             entropy=entropy(logp) if signal.entropy is None else signal.entropy,
+            reference_logp=signal.reference_logp,
             hidden=signal.hidden,
             logp=logp if spec.dense else None,
         )

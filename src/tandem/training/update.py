@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from tandem.core.counter import uniform
 from tandem.core.reduce import MetricSums
-from tandem.objectives.base import Objective
-from tandem.training.batch import empty_micro_batch, pack
+from tandem.objectives.base import Objective, StepTokens
+from tandem.training.batch import empty_micro_batch, pack, together
 from tandem.training.parallel import World, gradient_norm, scale_gradients, synchronise_gradients
 from tandem.training.step import StepModule
-from tandem.types import Clock, Rollout, TeacherSignal, TokenBatch
+from tandem.types import Clock, Draw, Rollout, SignalSpec
 
 Progress = Callable[[int, int], None]
 
@@ -37,33 +39,77 @@ class Scored:
 def score(
     rollouts: Sequence[Rollout],
     *,
+    module: StepModule,
     objective: Objective,
     clock: Clock,
+    seed: int,
     drop_truncated: bool,
+    token_budget: int,
     world: World,
 ) -> Scored:
     """Decide what this step trains on and what it divides by, before any gradient.
 
+    What the plan reads and the rollouts did not record is filled in by a sweep without gradients.
     drop_truncated: leave out responses that hit the length limit. Collective.
     """
     kept = [r for r in rollouts if r.ended == "eos" or not drop_truncated]
-    weights: list[Tensor] = []
-    denominator = 0.0
-    if kept:
-        plan = objective.plan(
-            TokenBatch.cat([r.tokens() for r in kept]),
-            TeacherSignal.cat([r.signal for r in kept]),
-            clock,
-        )
-        weights = list(plan.weight.split([len(r) for r in kept]))
-        denominator = plan.denominator
-    return Scored(kept, weights, float(world.sum(torch.tensor([denominator]))))
+    if objective.needs().gate:
+        kept = [replace(r, gate=_gates(r, seed)) for r in kept]
+    spec = objective.planned()
+    if spec != SignalSpec() and not objective.needs().dense:
+        spec |= objective.needs()  # once the teacher runs: then the update need not run it again
+    kept = _swept(kept, module, spec, token_budget=token_budget, world=world)
+    tokens, signal = together(kept)
+    plan = objective.plan(StepTokens(tokens, signal, clock, gather=partial(_gathered, world)))
+    weights = list(plan.weight.split([len(r) for r in kept])) if kept else []
+    denominator = torch.tensor([plan.denominator], dtype=torch.float64)
+    return Scored(kept, weights, float(world.sum(denominator)))
+
+
+def _gates(rollout: Rollout, seed: int) -> Tensor:
+    sequence = torch.full((len(rollout),), rollout.request.id, dtype=torch.int64)
+    return uniform(seed, sequence, torch.arange(len(rollout)), Draw.GATE)
+
+
+def _gathered(world: World, values: Tensor) -> Tensor:
+    return torch.cat(world.gather(values))
+
+
+def _swept(
+    rollouts: list[Rollout],
+    module: StepModule,
+    spec: SignalSpec,
+    *,
+    token_budget: int,
+    world: World,
+) -> list[Rollout]:
+    """The rollouts with what `spec` asks for on record. Collective where anything is missing."""
+    missing = [r for r in rollouts if not r.signal.covers(spec)]
+    if not world.max(float(spec.current or bool(missing))):
+        return rollouts
+    batches = pack(rollouts, [torch.ones(len(r)) for r in rollouts], token_budget=token_budget)
+    count = max(1, int(world.max(len(batches))))
+    result = list(rollouts)
+    for i in range(count):
+        batch = batches[i] if i < len(batches) else empty_micro_batch()
+        signal, current = module.sweep(batch.to(world.device), spec)
+        lengths = [len(rollouts[j]) for j in batch.rollouts]
+        ends = torch.tensor([0, *lengths]).cumsum(0).tolist()
+        for j, start, end in zip(batch.rollouts, ends, ends[1:], strict=False):
+            own = slice(start, end)
+            result[j] = replace(
+                rollouts[j],
+                signal=signal[own].to(torch.device("cpu")),
+                current_logp=None if current is None else current[own].cpu(),
+            )
+    return result
 
 
 def accumulate_gradient(
     module: StepModule,
     scored: Scored,
     *,
+    objective: Objective,
     clock: Clock,
     token_budget: int,
     world: World,
@@ -82,7 +128,7 @@ def accumulate_gradient(
     for i in range(count):
         batch = batches[i] if i < len(batches) else empty_micro_batch()
         synchronise_gradients(module, last=i == count - 1)
-        loss, found = module(batch.to(world.device), clock=clock, scale=scale)
+        loss, found = module(batch.to(world.device), objective=objective, clock=clock, scale=scale)
         loss.backward()
         sums.merge(found)
         on_progress(i + 1, count)
