@@ -60,6 +60,10 @@ class Behaviour(Settings, ABC):
         without a weight relies on. False unless a method knows better."""
         return False
 
+    def gives(self) -> bool:
+        """Whether it opens responses with tokens of a given completion."""
+        return False
+
     def budget_at(self, clock: Clock) -> float | None:
         """The KL budget in nats at this clock, for the log; None where the method has none."""
         del clock
