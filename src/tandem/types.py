@@ -31,6 +31,7 @@ class Draw(IntEnum):
     ACCEPT = 2
     RESIDUAL = 3
     GATE = 4
+    GIVEN = 5
 
 
 @dataclass(frozen=True, slots=True)

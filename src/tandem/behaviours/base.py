@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from tandem.settings import Settings
@@ -21,11 +22,24 @@ class Law:
     stats: dict[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class CompletionSource:
+    """Where given tokens come from: the teacher sampled on the fly, a dataset's `completion`
+    column, or a folder of teacher samples that is filled once and reused (`cache`, only then)."""
+
+    kind: Literal["teacher", "dataset", "cache"]
+    cache: str | None = None
+
+
 class Behaviour(Settings, ABC):
     """Which distribution the next token is drawn from. No state: time comes from the clock."""
 
     # A Literal string in each method; `str` here could not be narrowed by a mutable attribute.
     kind: Any
+
+    # For docs/methods.md: the law, in one line, and where it is published.
+    equation: ClassVar[str] = ""
+    source: ClassVar[str] = ""
 
     @abstractmethod
     def __call__(
@@ -63,6 +77,20 @@ class Behaviour(Settings, ABC):
     def gives(self) -> bool:
         """Whether it opens responses with tokens of a given completion."""
         return False
+
+    def completion_source(self) -> CompletionSource | None:
+        """Where those completions come from; None where it gives nothing."""
+        return None
+
+    def given(self, clock: Clock, *, sequence: Tensor, limit: int, seed: int) -> Tensor:
+        """How many tokens of its completion open each response, [n] int64: 0 is none, `limit` all
+        of it (a completion is never longer, and a shorter one is then whole).
+
+        sequence: [n] request ids. limit: the longest response, in tokens. A pure function of
+        these, so that neither batches, nor ranks, nor a resumed run change it.
+        """
+        del clock, limit, seed
+        return torch.zeros_like(sequence)
 
     def budget_at(self, clock: Clock) -> float | None:
         """The KL budget in nats at this clock, for the log; None where the method has none."""
