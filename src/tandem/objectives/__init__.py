@@ -7,9 +7,23 @@ from typing import Annotated
 from pydantic import Field
 
 from tandem.objectives.base import Objective, Plan, TokenLoss
+from tandem.objectives.constant_advantage import ConstantAdvantage
 from tandem.objectives.reverse_kl import ReverseKL
+from tandem.objectives.supervised import Supervised
+from tandem.objectives.trust_region import TrustRegion
 
-# One more method turns this into Annotated[ReverseKL | Other, Field(discriminator="kind")].
-AnyObjective = Annotated[ReverseKL, Field(description="the per-token loss")]
+AnyObjective = Annotated[
+    ReverseKL | TrustRegion | Supervised | ConstantAdvantage,
+    Field(discriminator="kind"),
+]
 
-__all__ = ["AnyObjective", "Objective", "Plan", "ReverseKL", "TokenLoss"]
+__all__ = [
+    "AnyObjective",
+    "ConstantAdvantage",
+    "Objective",
+    "Plan",
+    "ReverseKL",
+    "Supervised",
+    "TokenLoss",
+    "TrustRegion",
+]

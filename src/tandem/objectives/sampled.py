@@ -103,32 +103,46 @@ class Sampled(Objective):
             return None
         if self.importance == "clipped":
             assert self.importance_limit is not None
-            return clipped_weight(
+            correction = clipped_weight(
                 log_p=log_p,
                 rollout_logp=tokens.student_logp,
                 behaviour_logp=tokens.behaviour_logp,
                 reward=reward,
                 clip=self.importance_limit,
             )
-        return importance_weight(
-            log_p=log_p, behaviour_logp=tokens.behaviour_logp, limit=self.importance_limit
-        )
+        else:
+            correction = importance_weight(
+                log_p=log_p, behaviour_logp=tokens.behaviour_logp, limit=self.importance_limit
+            )
+        # A forced token was drawn from no law, and the law's own p/mu there may well be infinite:
+        # times the 0 of its weight, that would be NaN.
+        impossible = log_p.detach() == -torch.inf
+        return correction.masked_fill(tokens.forced, 1.0).masked_fill(impossible, 0.0)
 
     def declared_gradient(self, at: Prefixes, reward: Tensor) -> Tensor:
         """[n] −Σ_v mu(v) w(v) sg[R(v)] log p(v): what `weighted` follows, with the reward's mean
         taken off where a baseline is."""
+        advantage = self.declared_advantage(at, reward)
+        return -(self.declared_mass(at, advantage) * advantage * at.student_logp).sum(-1)
+
+    def declared_advantage(self, at: Prefixes, reward: Tensor) -> Tensor:
+        """[n, V] the reward, detached, less its mean under the student where a baseline is."""
         reward = reward.detach()
+        if self.baseline == "none":
+            return reward
+        return reward - (at.student_logp.detach().exp() * reward).sum(-1, keepdim=True)
+
+    def declared_mass(self, at: Prefixes, advantage: Tensor) -> Tensor:
+        """[n, V] mu(v) w(v), detached: how much each token counts, its weight included."""
         p = at.student_logp.detach().exp()
-        if self.baseline == "expected":
-            reward = reward - (p * reward).sum(-1, keepdim=True)
-        mass = p
         if self.importance == "truncated":
-            mass = torch.minimum(p, (self.importance_limit or 1.0) * at.behaviour_logp.exp())
-        elif self.importance == "clipped":
+            return torch.minimum(p, (self.importance_limit or 1.0) * at.behaviour_logp.exp())
+        if self.importance == "clipped":
             c = self.importance_limit or 0.0
             ratio = p / at.rollout_logp.exp()
-            mass = p * ~torch.where(reward > 0, ratio > 1 + c, ratio < 1 - c)
-        return -(mass * reward * at.student_logp).sum(-1)
+            beyond = torch.where(advantage > 0, ratio > 1 + c, ratio < 1 - c)
+            return p * ~(beyond & (advantage != 0))
+        return p
 
 
 def expected_reward(*, logits: Tensor, reward: Tensor) -> Tensor:
