@@ -76,6 +76,20 @@ def generalised_jsd(
     return value if ends == "special" else value / (beta * (1 - beta))
 
 
+def skew_kl(*, log_p: Tensor, log_q: Tensor, alpha: float) -> Tensor:
+    """KL(p‖αp + (1−α)q) in nats (DistiLLM, arXiv 2402.03898): [*, V], [*, V] → [*].
+
+    With the models exchanged it is KL(q‖αq + (1−α)p). α = 0 gives KL(p‖q); for any larger α the
+    value is at most −log α, also where q has no mass. Differentiable in both arguments.
+    Raises ValueError for α outside [0, 1).
+    """
+    if not 0.0 <= alpha < 1.0:
+        raise ValueError(f"alpha is {alpha}, but a skew lies in [0, 1), where 1 leaves nothing")
+    if alpha == 0.0:
+        return kl(log_p=log_p, log_q=log_q)
+    return kl(log_p=log_p, log_q=_log_mixture(log_p=log_q, log_q=log_p, beta=alpha))
+
+
 def _terms(*, log_p: Tensor, log_q: Tensor) -> Tensor:
     """p(log p − log q) per id [*, V], with the conventions of this file."""
     no_p = log_p == NEG_INF

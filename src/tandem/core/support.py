@@ -85,7 +85,7 @@ def _score(log_p: Tensor, log_q: Tensor, weight: Tensor) -> Scored:
     return Scored(surrogate, score.masked_fill(forbidden, torch.inf).sum(-1))
 
 
-def _log_mass(logp: Tensor) -> Tensor:
+def log_mass(logp: Tensor) -> Tensor:
     """[*, K] -> [*, 1] log of the support's mass; 0 for a support without mass, to stay finite."""
     empty = (logp == -torch.inf).all(-1, keepdim=True)
     return torch.logsumexp(logp.masked_fill(empty, 0.0), -1, keepdim=True).masked_fill(empty, 0.0)
@@ -117,7 +117,7 @@ def reverse_kl_weights_renormalised(*, log_p: Tensor, log_q: Tensor) -> Scored:
     The log-ratio itself is not renormalised. The value is sum_K (p/m)(log p − log q), the
     student's mean log-ratio on the support. TRB (arXiv 2605.31159) cites code that trains so.
     """
-    return _score(log_p, log_q, torch.exp(log_p - _log_mass(log_p)))
+    return _score(log_p, log_q, torch.exp(log_p - log_mass(log_p)))
 
 
 def reverse_kl_renormalised(*, log_p: Tensor, log_q: Tensor) -> Scored:
@@ -125,7 +125,7 @@ def reverse_kl_renormalised(*, log_p: Tensor, log_q: Tensor) -> Scored:
 
     Says nothing about how much mass lies on the support, and is identically 0 for K = 1.
     """
-    return reverse_kl_plain(log_p=log_p - _log_mass(log_p), log_q=log_q - _log_mass(log_q))
+    return reverse_kl_plain(log_p=log_p - log_mass(log_p), log_q=log_q - log_mass(log_q))
 
 
 def reverse_kl_bucket(*, log_p: Tensor, log_q: Tensor) -> Scored:
@@ -135,12 +135,12 @@ def reverse_kl_bucket(*, log_p: Tensor, log_q: Tensor) -> Scored:
     no drift.
     """
     plain = reverse_kl_plain(log_p=log_p, log_q=log_q).surrogate
-    tail_p, tail_q = _tail_mass(log_p), _tail_mass(log_q)
+    tail_p, tail_q = tail_mass(log_p), tail_mass(log_q)
     surrogate = plain + (tail_p * (tail_p.log() - tail_q.log())).to(plain.dtype)
     return Scored(surrogate, surrogate.detach())
 
 
-def _tail_mass(logp: Tensor) -> Tensor:
+def tail_mass(logp: Tensor) -> Tensor:
     """1 − m as [*], at least the input's machine epsilon.
 
     1 − m cancels as m nears 1: it is formed as −expm1(log m) in float64 from the K log-probs.
@@ -148,6 +148,6 @@ def _tail_mass(logp: Tensor) -> Tensor:
     turns their ratio into 1 instead of 0/0.
     """
     empty = (logp == -torch.inf).all(-1, keepdim=True)
-    tail = -torch.expm1(_log_mass(logp.double()))
+    tail = -torch.expm1(log_mass(logp.double()))
     floor = torch.finfo(logp.dtype).eps
     return torch.where(empty, 1.0, tail.clamp(min=floor)).squeeze(-1)
