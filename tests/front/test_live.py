@@ -63,8 +63,8 @@ def test_off_a_terminal_every_event_is_one_plain_line() -> None:
         "step 0: pass@1 5.0 %",
     ]
     assert lines[3].startswith(
-        "step 1/2  reverse KL 0.2500, loss 0.5000  exponent 0.125, KL 0.0100 of 0.0200 nats  "
-        "1,234 tokens/s"
+        "step 1/2  reverse KL 0.2500 nats/token, loss 0.5000  exponent 0.125, KL 0.0100 of 0.0200 "
+        "nats  1,234 tokens/s"
     )
     assert lines[5:] == ["step 2: pass@1 50.0 % [40.0, 60.0]", "finished after step 2"]
     assert "\x1b" not in text.getvalue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from html.parser import HTMLParser
@@ -101,16 +102,47 @@ def test_a_comparison_draws_each_run_once_and_links_its_report(tmp_path: Path) -
         "TRB": read_run(write_run(tmp_path / "trb", rows=metric_rows())),
     }
     text = comparison_page(
-        runs, title="Demo", header=("who", "pass@1"), rows=[{"who": "teacher", "pass@1": "96 %"}]
+        runs,
+        title="Demo",
+        header=("who", "pass@1"),
+        rows=[{"who": "teacher", "pass@1": "96 %"}],
+        notes=["one seed each, so < no verdict"],
     )
     links = [attrs.get("href") for tag, attrs in _parse(text).seen if tag == "a"]
     assert links == ["opd/report.html", "trb/report.html"]
     assert "<td>teacher</td><td>96 %</td>" in text
+    assert "<p>one seed each, so &lt; no verdict</p>" in text
+    images = [attrs for tag, attrs in _parse(text).seen if tag == "img"]
+    (region,) = [x for x in images if x["alt"] == "Trust region by optimiser step"]
+    svg = base64.b64decode(str(region["src"]).partition(",")[2]).decode()
+    # Text is drawn as glyphs, but each curve's legend is named in a comment of its group.
+    assert svg.count("<!-- TRB, budget -->") == 1 and svg.count("<!-- TRB -->") == 1
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"is not a run folder: it holds no config\.yaml"):
+    with pytest.raises(ValueError) as caught:
         read_run(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path} is not a run folder: it holds no config.yaml; give a run's, such as "
+        "runs/arithmetic"
+    )
+    with pytest.raises(ValueError) as caught:
+        read_run(tmp_path / "gone")
+    assert str(caught.value) == (
+        f"{tmp_path / 'gone'} is not a run folder: there is no such folder; give a run's, such as "
+        "runs/arithmetic"
+    )
+
+
+def test_a_folder_of_several_runs_names_them(tmp_path: Path) -> None:
+    for name in ("trb", "opd"):
+        write_run(tmp_path / name, rows=metric_rows(steps=1))
+    with pytest.raises(ValueError) as caught:
+        read_run(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path} is not a run folder: it holds several runs; name one: {tmp_path / 'opd'}, "
+        f"{tmp_path / 'trb'}"
+    )
 
 
 def test_a_killed_run_has_a_report_and_so_has_one_with_any_text(tmp_path: Path) -> None:

@@ -55,6 +55,21 @@ def run_demo(
     """
     console = console or Console()
     folder = _fresh(folder)
+    try:
+        return _run(folder, overrides, console, problems)
+    except KeyboardInterrupt:
+        # While judging there is nothing to save; while training the loop turns it into a request.
+        if any(folder.iterdir()):
+            console.print(Text(f"stopped; what was done lies in {folder}"), soft_wrap=True)
+        else:
+            folder.rmdir()
+            console.print(Text("stopped; nothing was done yet"), soft_wrap=True)
+        return None
+
+
+def _run(
+    folder: Path, overrides: Sequence[str], console: Console, problems: int
+) -> DemoResult | None:
     quiet_libraries()
     began = time.monotonic()
     recipe = recipe_path(RECIPE)
@@ -143,16 +158,23 @@ def summary(result: DemoResult) -> list[str]:
     table = [dict(zip(HEADER, HEADER, strict=True)), *rows(result)]
     widths = {key: max(len(row[key]) for row in table) for key in HEADER}
     lines = ["  ".join(f"{row[key]:<{widths[key]}}" for key in HEADER).rstrip() for row in table]
-    sample = next(iter(result.scores.values()))
     return [
         "",
         *lines,
         "",
+        *notes(result),
+        f"{duration(result.seconds)} in all; {result.folder / 'report.html'}",
+    ]
+
+
+def notes(result: DemoResult) -> list[str]:
+    """How the numbers were made, and what they cannot say."""
+    sample = next(iter(result.scores.values()))
+    return [
         f"pass@1: {len(sample.scores)} test problems × {sample.samples} samples at temperature 1, "
         "95 % intervals over problems",
         f"TRB − vanilla OPD: {_per_cent(result.difference, signed=True)} points; one seed each, so "
         "no verdict on the methods",
-        f"{duration(result.seconds)} in all; {result.folder / 'report.html'}",
     ]
 
 
@@ -169,7 +191,13 @@ def _write(result: DemoResult) -> None:
     }
     (result.folder / "results.json").write_text(json.dumps(numbers, indent=2) + "\n")
     runs = {method: read_run(result.folder / name) for method, (name, _) in METHODS.items()}
-    text = comparison_page(runs, title="Vanilla OPD and TRB", header=HEADER, rows=rows(result))
+    text = comparison_page(
+        runs,
+        title="Vanilla OPD and TRB",
+        header=HEADER,
+        rows=rows(result),
+        notes=notes(result),
+    )
     (result.folder / "report.html").write_text(text)
 
 

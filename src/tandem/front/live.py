@@ -81,9 +81,8 @@ class State:
                 text += f", from {100 * self.first_evaluation.metrics['eval/pass@1']:.1f} %"
             found.append(("accuracy", text))
         m = self.metrics
-        if "train/reverse_kl" in m:
-            text = f"reverse KL {m['train/reverse_kl']:.4f} nats/token, loss {m['train/loss']:.4f}"
-            found.append(("loss", text))
+        if loss := losses(m):
+            found.append(("loss", loss))
         blend = blending(m)
         if blend:
             found.append(("blend", blend))
@@ -103,6 +102,16 @@ def accuracy(metrics: dict[str, float]) -> str:
         return text
     low, high = metrics["eval/pass@1_low"], metrics["eval/pass@1_high"]
     return f"{text} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def losses(metrics: dict[str, float]) -> str:
+    """The loss, and the reverse KL where the objective measures one; empty before the first."""
+    if "train/loss" not in metrics:
+        return ""
+    text = f"loss {metrics['train/loss']:.4f}"
+    if "train/reverse_kl" in metrics:
+        text = f"reverse KL {metrics['train/reverse_kl']:.4f} nats/token, {text}"
+    return text
 
 
 def blending(metrics: dict[str, float]) -> str:
@@ -234,8 +243,8 @@ class PlainView:
         self._last_line = now
         m = event.metrics
         parts = [f"step {event.step}/{event.total_steps}"]
-        if "train/reverse_kl" in m:
-            parts.append(f"reverse KL {m['train/reverse_kl']:.4f}, loss {m['train/loss']:.4f}")
+        if loss := losses(m):
+            parts.append(loss)
         if blend := blending(m):
             parts.append(blend)
         if "rollout/tokens_per_second" in m:

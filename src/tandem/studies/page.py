@@ -31,6 +31,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 8
 th, td { text-align: left; white-space: nowrap; padding: 6px 20px 6px 0;
   border-bottom: 1px solid var(--rule); }
 th { color: var(--soft); font-weight: 500; font-size: .85rem; }
+@media (max-width: 560px) { th, td { white-space: normal; padding-right: 12px; } }
 pre { font: 13px/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; margin: 0;
   white-space: pre-wrap; overflow-wrap: anywhere; }
 .sample { border-top: 1px solid var(--rule); padding: 10px 0; }

@@ -40,13 +40,17 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One curve: a metric's key, its legend, and the keys of its interval if it has one."""
+    """One curve: a metric's key, its legend, and the keys of its interval if it has one.
+
+    limit: what another line of the plot must keep to; drawn also where several runs are compared.
+    """
 
     key: str
     label: str
     low: str | None = None
     high: str | None = None
     style: Literal["solid", "dashed"] = "solid"
+    limit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +80,20 @@ def available(plot: Plot, runs: Mapping[str, Sequence[Row]]) -> bool:
 def draw(plot: Plot, runs: Mapping[str, Sequence[Row]]) -> str:
     """The plot as SVG text; `runs` maps a label to the rows of a metrics.jsonl.
 
-    One run shows every line of the plot; several runs show the first line of each.
+    One run shows every line of the plot; several runs show the first line of each, and beside it
+    the limit it must keep to, where the plot has one.
     """
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": f"tandem {plot.title}"}):
         figure = Figure(figsize=_SIZE, layout="constrained")
         axes = figure.add_subplot()
         for number, (name, rows) in enumerate(runs.items()):
             # Several runs are compared by their first line; more would be a tangle.
-            for index, line in enumerate(plot.lines if len(runs) == 1 else plot.lines[:1]):
-                colour = COLOURS[max(index, number) % len(COLOURS)]
-                label = line.label if len(runs) == 1 else name
+            single = len(runs) == 1
+            lines = [x for i, x in enumerate(plot.lines) if single or i == 0 or x.limit]
+            for index, line in enumerate(lines):
+                colour = COLOURS[(index if single else number) % len(COLOURS)]
+                several = f"{name}, {line.label}" if line.limit else name
+                label = line.label if single else several
                 _curve(axes, line, rows, colour=colour, label=label, markers=plot.markers)
         _frame(axes, plot)
         buffer = io.BytesIO()
@@ -172,7 +180,7 @@ RUN_PLOTS: tuple[Plot, ...] = (
         "nats per token",
         (
             Line("rollout/kl_spent", "KL spent"),
-            Line("rollout/budget", "budget", style="dashed"),
+            Line("rollout/budget", "budget", style="dashed", limit=True),
         ),
         note="KL(behaviour‖student); never above the budget.",
     ),

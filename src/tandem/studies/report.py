@@ -36,7 +36,7 @@ class RunFolder:
 def read_run(path: Path) -> RunFolder:
     """Read a run folder. Raises ValueError where `path` is none."""
     if not (path / "config.yaml").is_file():
-        raise ValueError(f"{path} is not a run folder: it holds no config.yaml")
+        raise ValueError(f"{path} is not a run folder: {_no_config(path)}")
     environment = path / "environment.json"
     return RunFolder(
         path=path,
@@ -45,6 +45,15 @@ def read_run(path: Path) -> RunFolder:
         samples=_json_lines(path / "samples.jsonl"),
         environment=json.loads(environment.read_bytes()) if environment.is_file() else {},
     )
+
+
+def _no_config(path: Path) -> str:
+    if not path.is_dir():
+        return "there is no such folder; give a run's, such as runs/arithmetic"
+    inside = sorted(found.parent for found in path.glob("*/config.yaml"))
+    if not inside:
+        return "it holds no config.yaml; give a run's, such as runs/arithmetic"
+    return f"it holds several runs; name one: {', '.join(map(str, inside))}"
 
 
 def write_report(path: Path) -> Path:
@@ -62,11 +71,17 @@ def run_page(run: RunFolder) -> str:
 
 
 def comparison_page(
-    runs: Mapping[str, RunFolder], *, title: str, header: Sequence[str], rows: Sequence[Row]
+    runs: Mapping[str, RunFolder],
+    *,
+    title: str,
+    header: Sequence[str],
+    rows: Sequence[Row],
+    notes: Sequence[str],
 ) -> str:
     """Several runs under one set of plots, above them a table with columns `header`.
 
-    `rows`: one mapping per line of the table, its keys those of `header`.
+    `rows`: one mapping per line of the table, its keys those of `header`. `notes`: how the numbers
+    were made and what they cannot say, a paragraph each, below the table.
     """
     cells = [[str(row[name]) for name in header] for row in rows]
     own = [run.path.name for run in runs.values()]
@@ -74,6 +89,7 @@ def comparison_page(
     body = [
         f"<header><h1>{escape(title)}</h1></header>",
         table(header, cells),
+        *(f"<p>{escape(note)}</p>" for note in notes),
         f"<p>One report per run: {links}.</p>",
         _pictures({label: run.metrics for label, run in runs.items()}),
     ]
