@@ -8,22 +8,43 @@ from pydantic import Field
 
 from tandem.objectives.base import Objective, Plan, TokenLoss
 from tandem.objectives.constant_advantage import ConstantAdvantage
+from tandem.objectives.extrapolated import Extrapolated
+from tandem.objectives.forward_kl import ForwardKL
+from tandem.objectives.generalized_jsd import GeneralizedJSD
+from tandem.objectives.proximal import Proximal
 from tandem.objectives.reverse_kl import ReverseKL
+from tandem.objectives.skew_kl import SkewKL
 from tandem.objectives.supervised import Supervised
 from tandem.objectives.trust_region import TrustRegion
+from tandem.objectives.veto import Veto
 
 AnyObjective = Annotated[
-    ReverseKL | TrustRegion | Supervised | ConstantAdvantage,
+    ReverseKL
+    | ForwardKL
+    | GeneralizedJSD
+    | SkewKL
+    | Veto
+    | Extrapolated
+    | Proximal
+    | TrustRegion
+    | Supervised
+    | ConstantAdvantage,
     Field(discriminator="kind"),
 ]
 
 __all__ = [
     "AnyObjective",
     "ConstantAdvantage",
+    "Extrapolated",
+    "ForwardKL",
+    "GeneralizedJSD",
     "Objective",
     "Plan",
+    "Proximal",
     "ReverseKL",
+    "SkewKL",
     "Supervised",
     "TokenLoss",
     "TrustRegion",
+    "Veto",
 ]
