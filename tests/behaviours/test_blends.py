@@ -108,6 +108,16 @@ def test_a_zero_budget_is_the_students_own_tensor_and_needs_no_teacher(
     assert actual.stats["kl_spent"].tolist() == [0.0] * len(p)
 
 
+def test_rows_without_a_common_id_are_the_student_and_say_exponent_0() -> None:
+    p = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]]).log()
+    q = torch.tensor([[0.0, 0.5, 0.5], [0.0, 0.5, 0.5]]).log()
+    actual = law(FixedExponentBlend(exponent=0.3), p, q)
+    assert actual.logp[0].tolist() == p[0].tolist()
+    assert actual.logp[1].exp().tolist() == pytest.approx([0.0, 1.0, 0.0])
+    assert actual.stats["exponent"].tolist() == pytest.approx([0.0, 0.3])
+    assert actual.stats["kl_spent"].tolist() == pytest.approx([0.0, math.log(2.0)])
+
+
 def test_a_budget_that_reaches_the_teacher_is_the_teacher() -> None:
     p, q = pair(5)
     budget = kl(log_p=q, log_q=p).max().item() * (1 + 1e-5)

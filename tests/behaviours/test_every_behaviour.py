@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +12,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from tandem.behaviours import (
     AnyBehaviour,
+    ArithmeticMixture,
     Behaviour,
+    CompletionSource,
     FixedBudgetBlend,
     FixedExponentBlend,
+    OffPolicyMix,
+    SpeculativeKD,
     Student,
     Teacher,
+    TeacherPrefix,
     TemperatureWarmup,
     TrustRegionBlend,
 )
@@ -30,8 +36,21 @@ EVERY: list[Behaviour] = [
     TrustRegionBlend(budget=0.02, warmup_steps=15),
     FixedBudgetBlend(budget=0.05),
     FixedExponentBlend(exponent=0.3),
+    SpeculativeKD(top_k=3, teacher_temperature=0.6),
+    ArithmeticMixture(weight=0.3),
+    TeacherPrefix(),
+    OffPolicyMix(),
     Teacher(),
 ]
+# What a law says of each token, where it is not a blend at an exponent.
+TOLD: dict[str, set[str]] = {
+    "student": set(),
+    "temperature_warmup": set(),
+    "teacher_prefix": set(),
+    "off_policy_mix": set(),
+    "arithmetic_mixture": {"kl_spent"},
+    "speculative_kd": {"kl_spent", "replaced"},
+}
 OVER_ALL = pytest.mark.parametrize("behaviour", EVERY, ids=lambda b: b.kind)
 STEPS = [0, 7, 14, 15, 40]
 
@@ -79,20 +98,20 @@ def test_a_behaviour_says_it_is_always_the_student_only_if_it_is(behaviour: Beha
 def test_the_kl_told_is_that_of_the_law_from_the_student(behaviour: Behaviour, step: int) -> None:
     p, q = pair(3)
     actual = law(behaviour, p, q, step=step)
-    if isinstance(behaviour, Student | TemperatureWarmup):
-        assert actual.stats == {}
+    assert set(actual.stats) == TOLD.get(behaviour.kind, {"exponent", "kl_spent"})
+    if not actual.stats:
         return
-    assert set(actual.stats) == {"exponent", "kl_spent"}
     spent = kl(log_p=actual.logp.double(), log_q=p.double())
     torch.testing.assert_close(actual.stats["kl_spent"].double(), spent, atol=1e-6, rtol=1e-5)
-    assert actual.stats["exponent"].shape == actual.stats["kl_spent"].shape == (len(p),)
+    assert {value.shape for value in actual.stats.values()} == {(len(p),)}
 
 
 @OVER_ALL
 def test_where_teacher_and_student_agree_every_blend_is_the_student(behaviour: Behaviour) -> None:
     p, _ = pair(4)
     actual = law(behaviour, p, p.clone()).logp
-    if isinstance(behaviour, TemperatureWarmup):
+    if isinstance(behaviour, TemperatureWarmup | SpeculativeKD):
+        # Sampled sharper; or its rare tokens replaced by others of the same law.
         assert not torch.allclose(actual, p)
     else:
         torch.testing.assert_close(actual, p, atol=1e-6, rtol=0.0)
@@ -137,6 +156,24 @@ def test_tokens_drawn_from_the_law_appear_as_often_as_it_says(behaviour: Behavio
     assert (counts[-2:] == 0).all()
     z = (counts - n * mu)[:-2] / (n * mu * (1 - mu)).sqrt()[:-2]
     assert z.abs().max() < 4
+
+
+@OVER_ALL
+def test_only_a_behaviour_that_gives_has_completions_and_they_open_responses(
+    behaviour: Behaviour,
+) -> None:
+    sequence = torch.arange(64)
+    given = behaviour.given(clock(0), sequence=sequence, limit=9, seed=1)
+    assert given.dtype == torch.int64 and given.shape == sequence.shape
+    assert behaviour.gives() == bool(given.any())
+    source = behaviour.completion_source()
+    assert source == (CompletionSource("teacher") if behaviour.gives() else None)
+
+
+@OVER_ALL
+def test_a_behaviour_states_its_law_and_its_source_in_one_line(behaviour: Behaviour) -> None:
+    for text in (behaviour.equation, behaviour.source):
+        assert text and "\n" not in text
 
 
 @OVER_ALL
@@ -186,10 +223,61 @@ def test_a_behaviour_cannot_be_changed() -> None:
             )
             for exponent in (-0.5, 0.0, 1.0, 2.0)
         ),
+        *(
+            (
+                ArithmeticMixture,
+                {"weight": weight},
+                f"weight is {weight}, but a mixture lies strictly between 0 and 1: for 0 use the "
+                "behaviour kind student, for 1 the kind teacher.",
+            )
+            for weight in (-0.5, 0.0, 1.0, 2.0)
+        ),
+        (
+            SpeculativeKD,
+            {"top_k": 0, "teacher_temperature": 1.0},
+            "top_k is 0, but the teacher has to accept at least 1 token: give a number of ids "
+            "(25, for example).",
+        ),
+        (
+            SpeculativeKD,
+            {"top_k": 5, "teacher_temperature": 0.0},
+            "teacher_temperature is 0.0, but replacements are drawn from q^(1/temperature): give "
+            "a number above 0 (1.0, for example).",
+        ),
+        (
+            TeacherPrefix,
+            {"horizon": 0},
+            "horizon is 0, but the prefix shrinks over at least 1 optimiser step: leave it out "
+            "for the whole run, or use the behaviour kind student for no prefix.",
+        ),
+        *(
+            (
+                OffPolicyMix,
+                {"on_policy_fraction": fraction},
+                f"on_policy_fraction is {fraction}, but it is a share of the responses: give a "
+                "number from 0 to 1.",
+            )
+            for fraction in (-0.1, 1.5)
+        ),
+        *(
+            (
+                cls,
+                {"completions": "cache"},
+                "completions is cache, but no folder is named: set cache to one, which is filled "
+                "as the run goes.",
+            )
+            for cls in (TeacherPrefix, OffPolicyMix)
+        ),
+        (
+            OffPolicyMix,
+            {"completions": "dataset", "cache": "kept"},
+            "cache is 'kept', but completions is dataset, which keeps nothing: leave cache out, "
+            "or set completions to cache.",
+        ),
     ],
 )
 def test_a_field_out_of_range_is_refused_with_a_sentence(
-    cls: type[Behaviour], fields: dict[str, float], sentence: str
+    cls: type[Behaviour], fields: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(ValidationError) as caught:
         cls(**fields)
@@ -204,7 +292,8 @@ def test_a_budget_is_a_finite_number(value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "cls", [TrustRegionBlend, FixedBudgetBlend, FixedExponentBlend, TemperatureWarmup]
+    "cls",
+    [TrustRegionBlend, FixedBudgetBlend, FixedExponentBlend, TemperatureWarmup, SpeculativeKD],
 )
 def test_a_mathematical_choice_has_no_default(cls: type[Behaviour]) -> None:
     with pytest.raises(ValidationError) as caught:

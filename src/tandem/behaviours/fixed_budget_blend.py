@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -32,6 +32,9 @@ class FixedBudgetBlend(Behaviour):
 
     Its grid there: budget in {.001, .005, .01, .02, .05}.
     """
+
+    equation: ClassVar[str] = "argmin KL(μ‖q) subject to KL(μ‖p) ≤ ε, constant"
+    source: ClassVar[str] = "arXiv 2605.31159, baseline"
 
     kind: Literal["fixed_budget_blend"] = "fixed_budget_blend"
     budget: Nats

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import AfterValidator, Field
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tandem.behaviours.base import Behaviour, Law
 from tandem.core.blend import blend_logp
+from tandem.core.blend_passes import MASKED
 from tandem.types import Author, Clock
 
 
@@ -24,7 +25,13 @@ def _inside_unit_interval(value: float) -> float:
 
 class FixedExponentBlend(Behaviour):
     """mu ∝ p^(1−a) q^a with a constant a: how summaries of arXiv 2605.31159 describe a baseline
-    ("fixed alpha"); the paper itself fixes the budget, which is `fixed_budget_blend`."""
+    ("fixed alpha"); the paper itself fixes the budget, which is `fixed_budget_blend`.
+
+    Where the two have no id in common there is no blend: the student speaks, at exponent 0.
+    """
+
+    equation: ClassVar[str] = "μ ∝ p^(1−a) q^a, constant a"
+    source: ClassVar[str] = "summaries of arXiv 2605.31159"
 
     kind: Literal["fixed_exponent_blend"] = "fixed_exponent_blend"
     exponent: Annotated[
@@ -46,7 +53,8 @@ class FixedExponentBlend(Behaviour):
         logp, spent = blend_logp(
             student_logp=student_logp, teacher_logp=teacher_logp, exponent=self.exponent
         )
-        exponent = torch.full_like(spent, self.exponent)
+        common = (student_logp > MASKED) & (teacher_logp > MASKED)
+        exponent = torch.where(common.any(-1), self.exponent, 0.0).to(spent.dtype)
         return Law(logp, {"exponent": exponent, "kl_spent": spent})
 
     def needs_teacher(self, clock: Clock) -> bool:

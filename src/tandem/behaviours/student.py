@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -12,6 +12,9 @@ from tandem.types import Author, Clock
 
 class Student(Behaviour):
     """mu = p. The law is the student's own log-prob tensor, bit for bit."""
+
+    equation: ClassVar[str] = "μ = p"
+    source: ClassVar[str] = "on-policy distillation"
 
     kind: Literal["student"] = "student"
 

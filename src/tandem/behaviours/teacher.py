@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from tandem.types import Author, Clock
 
 class Teacher(Behaviour):
     """mu = q. The exponent is 1 and the KL spent is KL(q‖p)."""
+
+    equation: ClassVar[str] = "μ = q"
+    source: ClassVar[str] = "the far end of every blend"
 
     kind: Literal["teacher"] = "teacher"
 

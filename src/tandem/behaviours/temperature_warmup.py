@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import AfterValidator, Field
@@ -29,6 +29,9 @@ class TemperatureWarmup(Behaviour):
     Only sampling is sharpened, the loss stays at temperature 1. The temperature acts on the
     canonical log p (end ids already merged). Grid there: tau_0 in {.8, .9, .95}, K in {15, 25}.
     """
+
+    equation: ClassVar[str] = "μ ∝ p^(1/τ), τ = τ_0 + (1 − τ_0) min(k/K, 1)"
+    source: ClassVar[str] = "arXiv 2605.31159, baseline"
 
     kind: Literal["temperature_warmup"] = "temperature_warmup"
     start_temperature: Annotated[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -19,6 +19,11 @@ class TrustRegionBlend(Behaviour):
     k counts optimiser steps from 0, so the first step has the whole budget and step K none. The
     paper's grid: budget in {.001, .005, .01, .02, .05}, K in {15, 25, 50}.
     """
+
+    equation: ClassVar[str] = (
+        "argmin KL(μ‖q) subject to KL(μ‖p) ≤ ε_0 (1 − k/K): μ ∝ p^(1−β) q^β, largest feasible β ≤ 1"
+    )
+    source: ClassVar[str] = "arXiv 2605.31159"
 
     kind: Literal["trust_region_blend"] = "trust_region_blend"
     budget: Nats
