@@ -31,10 +31,10 @@ from tandem.training.claim import claim
 from tandem.training.config import (
     EvaluationSettings,
     RunConfig,
-    apply_overrides,
-    config_from_dict,
+    changed_config,
     dump_config,
     load_config,
+    plain_data,
 )
 from tandem.training.environment import environment
 from tandem.training.events import Finished, Listener, Note, Phase, Saved, Started, silent
@@ -132,9 +132,7 @@ def evaluate(
 def _resolve(config: RunConfig | str | Path, overrides: Sequence[str]) -> RunConfig:
     if not isinstance(config, RunConfig):
         return load_config(config, overrides)
-    if not overrides:
-        return config
-    return config_from_dict(apply_overrides(config.model_dump(mode="json"), overrides))
+    return changed_config(config, overrides) if overrides else config
 
 
 def _train(
@@ -193,9 +191,11 @@ def _check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
     if not old_file.is_file() or not begun:
         return
     if not resume:
-        raise ValueError(f"{folder} already holds a run; resume it, or give this one another name")
-    old = load_config(old_file).model_dump(mode="json")
-    new = config.model_dump(mode="json")
+        raise ValueError(
+            f"{folder} already holds a run; go on with it with --resume, or give this one another "
+            "name"
+        )
+    old, new = plain_data(load_config(old_file)), plain_data(config)
     # What may change between sessions: how long, how often, on what, and what is told to whom.
     free = {"threads", "device", "training", "evaluation", "tracker"}
     changed = sorted(name for name in new if name not in free and new[name] != old[name])

@@ -184,7 +184,7 @@ def test_resuming_what_never_began_begins_it(recipe: dict[str, Any], tmp_path: P
 
 def test_a_folder_in_use_is_not_overwritten(recipe: dict[str, Any], tmp_path: Path) -> None:
     train(recipe, tmp_path, "training.steps=2")
-    with pytest.raises(ValueError, match="already holds a run; resume it, or give this one anot"):
+    with pytest.raises(ValueError, match="already holds a run; go on with it with --resume, or gi"):
         train(recipe, tmp_path, "training.steps=2")
     with pytest.raises(ValueError, match="was begun with another optimizer, seed; a resumed run k"):
         train(recipe, tmp_path, "seed=1", "optimizer.lr=1", resume=True)

@@ -14,7 +14,8 @@ from tandem.settings import Settings
 from tandem.tasks import AnyTask
 from tandem.tasks.base import Task
 from tandem.training.components import build, build_component, kinds
-from tandem.training.config import EvaluationSettings, apply_overrides, load_config
+from tandem.training.config import EvaluationSettings, RolloutSettings
+from tandem.training.recipe_file import Recipe, Source, override, read_recipe
 
 SECTIONS = ("model", "task", "evaluation", "limits")
 
@@ -47,17 +48,17 @@ def plan(model: str, *, task: str | None, overrides: Sequence[str]) -> Plan:
     `section.key=value` with the sections model, task, evaluation and limits.
     Raises ValueError, in one sentence, for whatever the user can mend.
     """
-    data = _defaults(model)
-    if task is not None and data.get("task", {}).get("kind") != task:
-        data["task"] = {"kind": task}
-    data = apply_overrides(data, overrides)
+    recipe = _defaults(model)
+    if task is not None and recipe.data.get("task", {}).get("kind") != task:
+        recipe.data["task"] = {"kind": task}
+    recipe = override(recipe, overrides)
+    data, source = recipe.data, recipe.source
     for section in data:
         if section not in SECTIONS:
             raise ValueError(f"unknown section {section!r}; there are {', '.join(SECTIONS)}")
     if "task" not in data:
         names = ", ".join(kinds(AnyTask))
         raise ValueError(f"{model} is no run, so it brings no task; add --task ({names})")
-    source = "the command line"
     return Plan(
         model=build(ModelSettings, data["model"], place="model", source=source),
         task=build_component(Task, kinds(AnyTask), data["task"], place="task", source=source),
@@ -66,28 +67,34 @@ def plan(model: str, *, task: str | None, overrides: Sequence[str]) -> Plan:
     )
 
 
-def _defaults(model: str) -> dict[str, Any]:
-    recipe = Path(model) / "config.yaml"
-    if not recipe.is_file():
+def _defaults(model: str) -> Recipe:
+    path = Path(model) / "config.yaml"
+    if not path.is_file():
         every_field = {"every": 1, "problems": 200, "samples": 1, "split": "test"}
         # The embedded pair was made for short chains: its context is 128 tokens.
         embedded = {"max_prompt_tokens": 16, "max_new_tokens": 32, "threads": 1}
         limits = embedded if model.startswith("embedded:") else {}
-        return {"model": {"path": model}, "evaluation": every_field, "limits": limits}
-    run = load_config(recipe)
+        data = {"model": {"path": model}, "evaluation": every_field, "limits": limits}
+        return Recipe(data, Source("the command line"))
+    # Not the whole run: its behaviour and objective may be classes from files that are gone, and
+    # nothing here asks for them.
+    run = read_recipe(path)
     final = Path(model) / "final"
     if not final.is_dir():
         raise ValueError(f"{model} has no final model yet; finish the run with --resume")
-    evaluation = run.evaluation or EvaluationSettings(every=1, problems=200)
-    return {
-        "model": {**run.student.model_dump(mode="json"), "path": str(final)},
-        "task": run.task.model_dump(mode="json"),
+    sections: dict[str, Any] = run.data
+    rollout = build(RolloutSettings, sections["rollout"], place="rollout", source=run.source)
+    evaluation = sections.get("evaluation") or {"every": 1, "problems": 200}
+    data = {
+        "model": {**sections["student"], "path": str(final)},
+        "task": sections["task"],
         # What was watched while training is not what to judge by.
-        "evaluation": {**evaluation.model_dump(mode="json"), "split": "test"},
+        "evaluation": {**evaluation, "split": "test"},
         "limits": {
-            "max_prompt_tokens": run.rollout.max_prompt_tokens,
-            "max_new_tokens": run.rollout.max_new_tokens,
-            "slots": run.rollout.slots,
-            "threads": run.threads,
+            "max_prompt_tokens": rollout.max_prompt_tokens,
+            "max_new_tokens": rollout.max_new_tokens,
+            "slots": rollout.slots,
+            "threads": sections.get("threads"),
         },
     }
+    return Recipe(data, run.source)

@@ -7,7 +7,7 @@ token. Shapes: B texts, T tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,6 @@ from random import Random
 from typing import Any, Literal, Self
 
 import torch
-import yaml
 from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
@@ -28,9 +27,10 @@ from tandem.models.settings import ModelSettings
 from tandem.settings import Settings
 from tandem.tasks.arithmetic import ALPHABET, Arithmetic
 from tandem.training.components import build
-from tandem.training.config import OptimizerSettings, apply_overrides
 from tandem.training.corpus import CorpusSettings, draw
 from tandem.training.optimizer import learning_rate, make_optimizer, set_learning_rate
+from tandem.training.recipe_file import read_recipe
+from tandem.training.sections import OptimizerSettings
 
 IGNORED = -100
 OnStep = Callable[[int, int, float], None]
@@ -110,13 +110,8 @@ def load_pretrain_settings(path: str | Path, overrides: Sequence[str] = ()) -> P
 
     Raises ValueError with one sentence where there is no such file, or for a mistake in it.
     """
-    source = str(path)
-    if not Path(path).is_file():
-        raise ValueError(f"no recipe {source!r}; give the path of a YAML file")
-    data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(data, Mapping):
-        raise ValueError(f"{source} holds {type(data).__name__}, but a recipe is a group of keys")
-    return build(PretrainSettings, apply_overrides(dict(data), overrides), place="", source=source)
+    recipe = read_recipe(path, overrides)
+    return build(PretrainSettings, recipe.data, place="", source=recipe.source)
 
 
 def pretrain(
