@@ -106,12 +106,32 @@ def pretrain(
 
 
 @app.command()
-def methods() -> None:
+def methods(
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="print the tables of docs/methods.md")
+    ] = False,
+) -> None:
     """List the behaviours, objectives and tasks a recipe can name."""
     with _user_errors():
         from tandem.front import commands
 
-        commands.methods()
+        commands.methods(markdown=markdown)
+
+
+@app.command()
+def check(
+    method: Annotated[str, typer.Argument(help="my_method.py:MyClass, or one of tandem's kinds")],
+    fields: Annotated[
+        list[str] | None, typer.Argument(help="name=value, for the method's configuration")
+    ] = None,
+) -> None:
+    """Run the contract tests on a method: its laws, its declared gradient, its invariances."""
+    with _user_errors():
+        from tandem.front import commands
+
+        failed = commands.check(method, fields or [])
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -64,7 +64,10 @@ def make_world(
 
 
 def law_at(behaviour: Behaviour, world: World) -> Tensor:
-    """log mu [n, V] of the tokens that the behaviour draws at these prefixes, in float64."""
+    """log mu [n, V] of the tokens that the behaviour draws at these prefixes, in float64; where it
+    says that it is the student, the student's own numbers and not their fp32 rounding."""
+    if behaviour.is_student(world.clock):
+        return world.drawn_from
     n = world.teacher_logp.shape[0]
     taught = behaviour.needs_teacher(world.clock)
     law = behaviour(

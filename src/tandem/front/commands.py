@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from inspect import getdoc
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from tandem import run
-from tandem.behaviours import AnyBehaviour
+from tandem.behaviours import AnyBehaviour, Behaviour
+from tandem.front import methods_table
+from tandem.front.checking import check as findings_of
+from tandem.front.checking import print_findings
 from tandem.front.doctor import Check, describe, examine
 from tandem.front.dry_run import dry_run as dry_run_text
 from tandem.front.evaluating import plan
 from tandem.front.live import accuracy, answering, quiet_libraries, view
 from tandem.front.recipes import recipe_path
 from tandem.models.loading import load_model
-from tandem.objectives import AnyObjective
+from tandem.objectives import AnyObjective, Objective
 from tandem.settings import Settings
 from tandem.tasks import AnyTask
 from tandem.training.components import kinds
@@ -132,8 +133,11 @@ def print_checks(checks: Sequence[Check], console: Console) -> None:
     console.print(table)
 
 
-def methods() -> None:
-    """Print every kind a recipe can name, with the first sentence of its documentation."""
+def methods(*, markdown: bool) -> None:
+    """Print every kind a recipe can name, with what it does, its source and its fields."""
+    if markdown:
+        print(methods_table.markdown(), end="")
+        return
     console = Console()
     for title, union in (
         ("behaviours", AnyBehaviour),
@@ -142,14 +146,24 @@ def methods() -> None:
     ):
         console.print(Text(title, style="bold"))
         for kind, cls in kinds(union).items():
-            fields = ", ".join(name for name in cls.model_fields if name != "kind")
-            console.print(Text(f"  {kind:<22}{_summary(cls)}"), soft_wrap=True)
-            if fields:
-                console.print(Text(f"  {'':<22}{fields}", style="dim"), soft_wrap=True)
+            _print_method(kind, cls, console)
     console.print("or, from a file of yours: kind: my_method.py:MyClass", highlight=False)
+    console.print(
+        "`tandem check my_method.py:MyClass` runs the contract tests on it", highlight=False
+    )
 
 
-def _summary(cls: type[Settings]) -> str:
-    text: Any = getdoc(cls)
-    assert isinstance(text, str), f"{cls.__name__} has no documentation"
-    return " ".join(text.split("\n\n")[0].split())
+def _print_method(kind: str, cls: type[Settings], console: Console) -> None:
+    """One method: its sentence on the first line, what else is known of it below."""
+    console.print(Text(f"  {kind:<22}{methods_table.summary(cls)}"), soft_wrap=True)
+    details = [methods_table.described_fields(cls).replace("`", "")]
+    if issubclass(cls, Behaviour | Objective):
+        details = [f"{cls.equation}   [{cls.source}]", *details]
+    for detail in details:
+        if detail != "none":
+            console.print(Text(f"  {'':<22}{detail}", style="dim"), soft_wrap=True)
+
+
+def check(method: str, fields: Sequence[str]) -> bool:
+    """Print the contract tests' findings on a method, and say whether any failed."""
+    return not print_findings(findings_of(method, fields), Console())

@@ -9,13 +9,16 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def own_recipes() -> dict[str, Path]:
-    """The recipes that come with tandem, by name.
+    """The recipes that come with tandem, by name; those of papers as `papers/...`.
 
     In a wheel they lie inside the package; in a checkout, beside src/.
     """
     inside = _PACKAGE / "recipes"
     folder = inside if inside.is_dir() else _PACKAGE.parents[1] / "recipes"
-    return {path.name.removesuffix(".yaml"): path for path in sorted(folder.glob("*.yaml"))}
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for path in sorted(folder.rglob("*.yaml"))
+    }
 
 
 def recipe_path(name: str) -> Path:
@@ -32,6 +35,6 @@ def recipe_path(name: str) -> Path:
     bare = name.removeprefix("recipes/").removesuffix(".yaml")
     if bare in own:
         return own[bare]
-    near = get_close_matches(Path(bare).name, own, n=1)
+    near = get_close_matches(bare, own, n=1) or get_close_matches(Path(bare).name, own, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"ours are {', '.join(own)}"
     raise ValueError(f"no recipe {name!r}: it is neither a file nor one of tandem's own; {hint}")

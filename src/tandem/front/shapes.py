@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Qwen3Config
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from tandem.models.loading import locate
 
@@ -49,12 +55,12 @@ def shape_of(config: PretrainedConfig, *, source: str) -> Shape:
 def model_shape(path: str) -> Shape:
     """The shape of a model by folder, hub id or embedded name, without its weights.
 
-    Qwen3 releases are looked up in the published table, so that a dry run asks no network.
+    The models of our recipes are looked up in published tables, so that a dry run asks no network.
     Raises ValueError where the sizes are not to be had.
     """
     published = _published(path)
     if published is not None:
-        return shape_of(published, source="published Qwen3 sizes")
+        return shape_of(published, source="published sizes")
     try:
         config = AutoConfig.from_pretrained(locate(path))
     except OSError as error:
@@ -65,7 +71,18 @@ def model_shape(path: str) -> Shape:
     return shape_of(config, source="its config.json")
 
 
-def _published(hub_id: str) -> Qwen3Config | None:
+def _published(hub_id: str) -> PretrainedConfig | None:
+    if hub_id in _QWEN2:
+        layers, hidden, intermediate, heads, kv_heads, rows = _QWEN2[hub_id]
+        return Qwen2Config(
+            num_hidden_layers=layers,
+            hidden_size=hidden,
+            intermediate_size=intermediate,
+            num_attention_heads=heads,
+            num_key_value_heads=kv_heads,
+            vocab_size=rows,
+            tie_word_embeddings=False,
+        )
     name = hub_id.removeprefix("Qwen/").removesuffix("-Base")
     if name not in _QWEN3:
         return None
@@ -89,4 +106,11 @@ _QWEN3 = {
     "Qwen3-1.7B": (28, 2048, 6144, 16, True),
     "Qwen3-4B": (36, 2560, 9728, 32, True),
     "Qwen3-8B": (36, 4096, 12_288, 32, False),
+}
+
+# The config.json of each release, which are Qwen2.5 models with embeddings of their own: layers,
+# hidden, intermediate, query heads, key-value heads, rows of the vocabulary.
+_QWEN2 = {
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": (28, 1536, 8960, 12, 2, 151_936),
+    "Skywork/Skywork-OR1-Math-7B": (28, 3584, 18_944, 28, 4, 152_064),
 }

@@ -58,7 +58,7 @@ class ReverseKL(Sampled):
     """
 
     equation = "KL(p‖q) = Σ_v p (log p − log q)"
-    source = "vanilla OPD; supports and tails: methods.md 0.2; TRB, arXiv 2605.31159"
+    source = "vanilla OPD; top-16 with detached weights as in TRB, arXiv 2605.31159"
 
     kind: Literal["reverse_kl"] = "reverse_kl"
     support: Annotated[
@@ -150,6 +150,8 @@ class ReverseKL(Sampled):
         else:
             ids, log_q = signal.teacher_topk_ids, signal.teacher_topk_logp
         assert ids is not None and log_q is not None, f"the signal lacks {self.support}"
+        # Another reader of the record may have asked for more; columns fall from the likeliest.
+        ids, log_q = ids[:, : self.top_k], log_q[:, : self.top_k]
         log_p = log_softmax_at(logits=logits, ids=ids)
         scored = _ON_SUPPORT[self.tail, self.realisation](log_p=log_p, log_q=log_q)
         metrics = {

@@ -1,0 +1,254 @@
+"""The checks that a method has to pass, ours or one from a file; each is a finding in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from tandem.behaviours.base import Behaviour
+from tandem.behaviours.student import Student
+from tandem.contract.enumeration import (
+    World,
+    declared_gradient,
+    expected_gradient,
+    law_at,
+    make_world,
+    score_once,
+    signal_of,
+)
+from tandem.core.divergences import entropy
+from tandem.objectives.base import Objective
+from tandem.types import Author, Clock, TeacherSignal, TokenBatch
+
+# The laws are fp32; their sums and the blend's exponent are not exact.
+LAW_TOLERANCE = 1e-5
+TOLERANCE = 1e-9
+SEEDS = (1, 2, 3)
+CLOCKS = (Clock(0, 20), Clock(3, 20), Clock(19, 20))
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check: its name as a claim, whether it holds, and what was seen."""
+
+    claim: str
+    holds: bool
+    detail: str
+
+
+def check_behaviour(behaviour: Behaviour) -> list[Finding]:
+    """Whether its laws are laws, and whether what it says of itself is true."""
+    worlds = [replace(make_world(s, prefixes=6), clock=c) for s in SEEDS for c in CLOCKS]
+    return [
+        _laws_sum_to_one(behaviour, worlds),
+        _forbidden_ids_stay_forbidden(behaviour, worlds),
+        _rows_do_not_meet(behaviour, worlds),
+        _says_when_it_is_the_student(behaviour, worlds),
+    ]
+
+
+def check_objective(
+    objective: Objective, behaviours: Sequence[Behaviour] | None = None
+) -> list[Finding]:
+    """Whether it follows the gradient it declares, wherever it may be used, and however its tokens
+    are split. behaviours: those whose combination is enumerated; the student alone by default."""
+    findings: list[Finding] = []
+    for behaviour in behaviours or (Student(),):
+        refused = refusal(objective, behaviour)
+        if refused is not None:
+            findings.append(Finding(f"under {behaviour.kind}: refused", True, refused))
+            continue
+        findings.append(_follows_what_it_declares(objective, behaviour))
+    return [
+        *findings,
+        _split_changes_nothing(objective),
+        _padding_changes_nothing(objective),
+        _at_rest_where_the_models_agree(objective),
+    ]
+
+
+def refusal(objective: Objective, behaviour: Behaviour, *, updates: int = 1) -> str | None:
+    """Why the two may not be combined; None where they may."""
+    try:
+        objective.check(behaviour, updates_per_rollout=updates)
+    except ValueError as reason:
+        return str(reason)
+    return None
+
+
+def author_of(behaviour: Behaviour, clock: Clock) -> Author:
+    """Whose tokens an objective trains on there: given ones where the behaviour gives whole
+    responses and draws nothing."""
+    return Author.TEACHER if behaviour.gives() else behaviour.author(clock)
+
+
+def _laws_sum_to_one(behaviour: Behaviour, worlds: Sequence[World]) -> Finding:
+    worst = 0.0
+    finite = True
+    for world in worlds:
+        law = _raw_law(behaviour, world)
+        worst = max(worst, float((law.exp().sum(-1) - 1).abs().max()))
+        finite &= not bool(law.isnan().any())
+    detail = f"largest |sum − 1| {worst:.1e} over {len(worlds)} × {worlds[0].teacher_logp.shape[0]}"
+    return Finding("laws sum to one", finite and worst < LAW_TOLERANCE, detail + " prefixes")
+
+
+def _forbidden_ids_stay_forbidden(behaviour: Behaviour, worlds: Sequence[World]) -> Finding:
+    holds = True
+    for world in worlds:
+        logits, teacher = world.student_logits.clone(), world.teacher_logp.clone()
+        logits[:, -2:], teacher[:, -2:] = -torch.inf, -torch.inf
+        masked = replace(world, student_logits=logits, teacher_logp=torch.log_softmax(teacher, -1))
+        law = _raw_law(behaviour, masked)
+        total = (law.exp().sum(-1) - 1).abs().max()
+        holds &= bool((law[:, -2:] == -torch.inf).all()) and float(total) < LAW_TOLERANCE
+    return Finding(
+        "ids forbidden in both models have no mass", holds, "the last two of each row masked"
+    )
+
+
+def _rows_do_not_meet(behaviour: Behaviour, worlds: Sequence[World]) -> Finding:
+    worst = 0.0
+    for world in worlds:
+        together = _raw_law(behaviour, world).exp()
+        for i in range(len(together)):
+            alone = _raw_law(behaviour, _row(world, i), position=i).exp()
+            worst = max(worst, float((together[i] - alone[0]).abs().max()))
+    return Finding(
+        "a row's law does not depend on its company", worst < LAW_TOLERANCE, f"{worst:.1e}"
+    )
+
+
+def _says_when_it_is_the_student(behaviour: Behaviour, worlds: Sequence[World]) -> Finding:
+    worst = 0.0
+    for world in worlds:
+        if behaviour.is_student(world.clock) or behaviour.is_always_student():
+            law = _raw_law(behaviour, world).exp()
+            student = torch.softmax(world.student_logits, -1)
+            worst = max(worst, float((law - student).abs().max()))
+    claim = "it is the student's law where it says so"
+    return Finding(claim, worst < LAW_TOLERANCE, f"largest difference {worst:.1e}")
+
+
+def _follows_what_it_declares(objective: Objective, behaviour: Behaviour) -> Finding:
+    claim = f"under {behaviour.kind}: follows what it declares"
+    worst, size = 0.0, 0.0
+    for seed in SEEDS:
+        world = make_world(seed)
+        law = law_at(behaviour, world)
+        author = author_of(behaviour, world.clock)
+        declared = declared_gradient(objective, law, world)
+        if declared is None:
+            return Finding(claim, False, "it declares nothing: write `declared`")
+        found, _ = expected_gradient(objective, law, world, author=author)
+        worst = max(worst, float((found - declared).abs().max()))
+        size = max(size, float(declared.abs().max()))
+    detail = f"largest difference {worst:.1e}, gradients up to {size:.1e}"
+    return Finding(claim, worst <= TOLERANCE * max(1.0, size), detail)
+
+
+def _sampled_batch(
+    objective: Objective, seed: int
+) -> tuple[Tensor, TokenBatch, TeacherSignal, Clock]:
+    """Tokens drawn from the student at 12 prefixes, in three responses."""
+    world = make_world(seed, prefixes=12)
+    generator = torch.Generator().manual_seed(seed)
+    p = torch.softmax(world.student_logits, -1)
+    ids = torch.multinomial(p, 1, generator=generator).squeeze(-1)
+    row = torch.arange(12)
+    logp = p.log()[row, ids]
+    tokens = TokenBatch(
+        ids=ids,
+        sequence=row // 4,
+        position=row % 4,
+        behaviour_logp=logp,
+        student_logp=logp,
+        author=torch.full((12,), int(Author.TEACHER)),
+        policy_version=torch.zeros(12, dtype=torch.int64),
+        forced=torch.zeros(12, dtype=torch.bool),
+        student_entropy=entropy(p.log()),
+        gate=torch.rand(12, generator=generator, dtype=torch.float64),
+        current_logp=logp,
+    )
+    signal = signal_of(objective.needs() | objective.planned(), world, row, ids)
+    return world.student_logits, tokens, signal, world.clock
+
+
+def _parts(objective: Objective, pieces: Sequence[slice]) -> tuple[Tensor, dict[str, Tensor]]:
+    logits, tokens, signal, clock = _sampled_batch(objective, seed=5)
+    weight = torch.linspace(0.0, 2.0, len(tokens), dtype=torch.float64)
+    gradients: list[Tensor] = []
+    metrics: dict[str, Tensor] = {}
+    for piece in pieces:
+        loss, gradient = score_once(
+            objective, logits[piece], tokens[piece], signal[piece], weight[piece], clock
+        )
+        gradients.append(gradient)
+        for name, (total, count) in loss.metrics.items():
+            pair = torch.stack([total.double(), torch.as_tensor(count).double()])
+            metrics[name] = metrics[name] + pair if name in metrics else pair
+    return torch.cat(gradients), metrics
+
+
+def _split_changes_nothing(objective: Objective) -> Finding:
+    whole, metrics = _parts(objective, [slice(0, 12)])
+    split, others = _parts(objective, [slice(0, 1), slice(1, 6), slice(6, 12)])
+    worst = float((whole - split).abs().max())
+    for name, pair in metrics.items():
+        worst = max(worst, float((pair - others[name]).abs().max()))
+    claim = "a split into chunks changes neither gradient nor metrics"
+    return Finding(claim, worst < TOLERANCE, f"largest difference {worst:.1e}")
+
+
+def _padding_changes_nothing(objective: Objective) -> Finding:
+    logits, tokens, signal, clock = _sampled_batch(objective, seed=6)
+    weight = torch.ones(len(tokens), dtype=torch.float64)
+    weight[8:] = 0.0
+    some = slice(0, 8)
+    _, padded = score_once(objective, logits, tokens, signal, weight, clock)
+    _, alone = score_once(objective, logits[some], tokens[some], signal[some], weight[some], clock)
+    worst = max(float((padded[:8] - alone).abs().max()), float(padded[8:].abs().max()))
+    claim = "tokens of weight 0 change nothing"
+    return Finding(claim, worst < TOLERANCE, f"largest difference {worst:.1e}")
+
+
+def _at_rest_where_the_models_agree(objective: Objective) -> Finding:
+    claim = "teacher = student: gradient zero, or as declared"
+    world = make_world(7)
+    same = torch.log_softmax(world.student_logits, -1)
+    world = replace(world, teacher_logp=same, reference_logp=same)
+    found, _ = expected_gradient(objective, same, world, author=Author.TEACHER)
+    declared = declared_gradient(objective, same, world)
+    size = float(found.abs().max())
+    if size < TOLERANCE:
+        return Finding(claim, True, f"{size:.1e}")
+    if declared is None:
+        return Finding(claim, False, f"{size:.1e}, and nothing is declared")
+    worst = float((found - declared).abs().max())
+    return Finding(claim, worst < TOLERANCE, f"another fixed point, as declared: {size:.1e}")
+
+
+def _raw_law(behaviour: Behaviour, world: World, *, position: int = 0) -> Tensor:
+    n = world.teacher_logp.shape[0]
+    law = behaviour(
+        student_logp=torch.log_softmax(world.student_logits, -1).float(),
+        teacher_logp=(world.teacher_logp.float() if behaviour.needs_teacher(world.clock) else None),
+        clock=world.clock,
+        position=torch.arange(position, position + n),
+    )
+    return law.logp.double()
+
+
+def _row(world: World, i: int) -> World:
+    one = slice(i, i + 1)
+    return World(world.student_logits[one], world.teacher_logp[one], world.clock)
+
+
+def failures(findings: Sequence[Finding]) -> Iterator[str]:
+    """The findings that do not hold, in words."""
+    for finding in findings:
+        if not finding.holds:
+            yield f"{finding.claim}: {finding.detail}"

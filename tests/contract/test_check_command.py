@@ -1,0 +1,136 @@
+"""`tandem check` finds what is wrong with a method, and passes one that is right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tandem.cli import app
+
+RIGHT = '''
+from tandem.core.divergences import reverse_kl
+from tandem.objectives.base import Objective, TokenLoss
+from tandem.types import SignalSpec
+
+
+class Halved(Objective):
+    """Half of the reverse KL."""
+
+    kind: str
+
+    def needs(self):
+        return SignalSpec(dense=True)
+
+    def loss(self, logits, *, signal, tokens, weight, clock):
+        value = 0.5 * reverse_kl(student_logp=logits.log_softmax(-1), teacher_logp=signal.logp)
+        return TokenLoss(value, value.detach())
+
+    def declared(self, at):
+        return 0.5 * reverse_kl(student_logp=at.student_logp, teacher_logp=at.teacher_logp)
+'''
+# Each of these mistakes has been made in public code.
+WRONG = {
+    "autograd of K1": (
+        "log_p = logits.log_softmax(-1).gather(-1, tokens.ids[:, None])[:, 0]\n"
+        "        value = log_p - signal.sampled_logp",
+        "under student: follows what it declares",
+    ),
+    "a mean over the chunk": (
+        "value = reverse_kl(student_logp=logits.log_softmax(-1), teacher_logp=signal.logp)\n"
+        "        value = value.mean().expand(len(tokens))",
+        "a split into chunks changes neither gradient nor metrics",
+    ),
+    "padding that counts": (
+        "value = reverse_kl(student_logp=logits.log_softmax(-1), teacher_logp=signal.logp)\n"
+        "        value = value - value.sum() / 100",
+        "tokens of weight 0 change nothing",
+    ),
+}
+LAW = '''
+from tandem.behaviours.base import Behaviour, Law
+from tandem.types import Author
+
+
+class Doubled(Behaviour):
+    """Not a law: the student's numbers, twice."""
+
+    kind: str
+
+    def __call__(self, *, student_logp, teacher_logp, clock, position):
+        return Law(student_logp + 0.6931)
+
+    def needs_teacher(self, clock):
+        return False
+
+    def author(self, clock):
+        return Author.STUDENT
+'''
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def test_a_right_objective_passes() -> None:
+    Path("mine.py").write_text(RIGHT)
+    result = CliRunner().invoke(app, ["check", "mine.py:Halved"])
+    assert result.exit_code == 0, result.output
+    assert "FAIL" not in result.output and "checks hold" in result.output
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+def test_a_known_mistake_is_found(mistake: str) -> None:
+    body, claim = WRONG[mistake]
+    text = RIGHT.replace("SignalSpec(dense=True)", "SignalSpec(dense=True, sampled=True)")
+    start, end = text.index("value = 0.5"), text.index("return TokenLoss")
+    text = text[:start] + body + "\n        " + text[end:].replace("0.5 * ", "")
+    Path("mine.py").write_text(text)
+    result = CliRunner().invoke(app, ["check", "mine.py:Halved"])
+    assert result.exit_code == 1, result.output
+    assert f"FAIL {claim}" in result.output
+
+
+def test_numbers_that_are_no_law_are_found() -> None:
+    Path("mine.py").write_text(LAW)
+    result = CliRunner().invoke(app, ["check", "mine.py:Doubled"])
+    assert result.exit_code == 1, result.output
+    assert "FAIL laws sum to one" in result.output
+    assert "FAIL it is the student's law where it says so" in result.output
+
+
+def test_an_objective_that_declares_nothing_is_told_to() -> None:
+    Path("mine.py").write_text(RIGHT[: RIGHT.index("    def declared")])
+    result = CliRunner().invoke(app, ["check", "mine.py:Halved"])
+    assert result.exit_code == 1
+    assert "it declares nothing: write `declared`" in result.output
+
+
+def test_our_own_kinds_can_be_checked_with_fields() -> None:
+    result = CliRunner().invoke(app, ["check", "fixed_budget_blend", "budget=0.3"])
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["check", "reverse_lk"],
+            "tandem: method.kind is 'reverse_lk' in the command line, which is no method; did you "
+            "mean 'reverse_kl'?",
+        ),
+        (["check", "student", "nonsense"], "tandem: 'nonsense' is not of the form name=value"),
+        (
+            ["check", "gone.py:Mine"],
+            "tandem: method.kind is 'gone.py:Mine', but there is no file 'gone.py' in the current "
+            "folder or beside the recipe",
+        ),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments: list[str], sentence: str) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert result.output.strip() == sentence
