@@ -104,3 +104,11 @@ def test_more_problems_than_exist_are_refused() -> None:
 def test_tasks_import_no_torch() -> None:
     code = "import sys, tandem.tasks; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_problem_brings_its_worked_answer_as_a_completion() -> None:
+    task = Arithmetic(train_size=20, validation_size=20, test_size=20)
+    for prompt in task.prompts("train"):
+        assert prompt.completion == task.solution(prompt)
+        assert prompt.answer == prompt.completion.rsplit("=", 1)[-1]
+        assert prompt.domain == "arithmetic"

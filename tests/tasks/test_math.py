@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tandem.tasks.columns import gold, turns
+from tandem.tasks.columns import gold, said, turns
 from tandem.tasks.math import Math
 
 
@@ -33,6 +33,31 @@ def test_turns_end_with_the_user_and_leave_the_system_out() -> None:
     shared = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
     assert turns(shared) == turns(chat)
     assert turns("a") == turns(chat)
+
+
+def test_a_completion_is_the_text_or_what_the_assistant_says_last() -> None:
+    assert said("so 2") == "so 2"
+    chat = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"},
+        {"role": "assistant", "content": "d"},
+    ]
+    assert said(chat) == "d"
+    assert said(chat[:3]) == "", "the last question has no answer"
+    assert said([{"role": "assistant", "content": "alone"}]) == "alone"
+    assert said([{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]) == "b"
+    assert said(None) == said(7) == said([]) == said(["x"]) == ""
+
+
+@pytest.mark.parametrize("column", ["completion", "response", "generation"])
+def test_completions_and_domains_are_read_where_there_are_any(column: str, tmp_path: Path) -> None:
+    rows = [{"problem": f"{n}+1?", column: f"so {n + 1}", "domain": "sums"} for n in range(40)]
+    del rows[3][column], rows[3]["domain"]
+    source = write(tmp_path / "a.jsonl", rows)
+    (first, second, third, fourth, *_), _ = Math(train=source)._distinct(source, graded=False)
+    assert (first.completion, third.completion, fourth.completion) == ("so 1", "so 3", "")
+    assert (second.domain, fourth.domain) == ("sums", "")
 
 
 def test_rows_of_messages_and_of_text_give_the_same_prompts(tmp_path: Path) -> None:
@@ -122,3 +147,26 @@ def test_real_sets_load(test_data: Path) -> None:
     assert len(dapo.prompts("train")) == 15_628
     assert dapo.load("train").notes == ("519 repeated problems left out",)
     assert dapo.prompts("train")[0].answer == "34"
+
+
+def test_a_column_of_conversations_holds_prompts_and_completions(tmp_path: Path) -> None:
+    talk = [{"from": "human", "value": "1+1?"}, {"from": "gpt", "value": "so 2"}]
+    source = write(tmp_path / "a.jsonl", [{"conversations": talk, "about": {"topic": "sums"}}])
+    task = Math(train=source, completion_column="conversations", domain_column="about.topic")
+    (prompt,), _ = task._distinct(source, graded=False)
+    assert (prompt.text, prompt.completion, prompt.domain) == ("1+1?", "so 2", "sums")
+    plain, _ = Math(train=source)._distinct(source, graded=False)
+    assert (plain[0].completion, plain[0].domain) == ("", "")
+
+
+def test_only_the_training_source_has_to_have_a_named_completion_column(tmp_path: Path) -> None:
+    rows = [{"problem": f"{n}+1?", "answer": str(n + 1)} for n in range(4)]
+    told = [row | {"written": "so"} for row in rows]
+    train, test = write(tmp_path / "a.jsonl", told), write(tmp_path / "b.jsonl", rows[:1])
+    task = Math(train=train, test=test, completion_column="written")
+    assert [p.completion for p in task.prompts("test")] == [""]
+    with pytest.raises(ValueError) as caught:
+        Math(train=test, completion_column="written").prompts("train")
+    assert str(caught.value) == (
+        f"{test} has no completion column 'written'; its columns are problem, answer"
+    )

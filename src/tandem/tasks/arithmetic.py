@@ -101,9 +101,14 @@ class Arithmetic(Task):
         while len(chosen) < self._sizes[split]:
             text = self._chain(source)
             if split_of(text) == split and text not in chosen:
-                answer = worked(text).rsplit("=", 1)[-1]
-                message = {"role": "user", "content": text}
-                chosen[text] = Prompt(id=text, messages=(message,), answer=answer)
+                completion = worked(text)
+                chosen[text] = Prompt(
+                    id=text,
+                    messages=({"role": "user", "content": text},),
+                    answer=completion.rsplit("=", 1)[-1],
+                    domain="arithmetic",
+                    completion=completion,
+                )
         return list(chosen.values())
 
     def _chain(self, source: random.Random) -> str:

@@ -15,12 +15,18 @@ Split = Literal["train", "validation", "test"]
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """One problem. `messages` are chat turns ({"role", "content"}) without the system prompt,
-    which belongs to the model; a plain-text model sees the last turn's content."""
+    which belongs to the model; a plain-text model sees the last turn's content.
+
+    answer: what a right one is graded by. domain: what chooses among several teachers.
+    completion: a whole response to learn from, without an end token. Each is empty where the data
+    have none.
+    """
 
     id: str
     messages: tuple[dict[str, str], ...]
     answer: str = ""
     domain: str = ""
+    completion: str = ""
 
     @property
     def text(self) -> str:

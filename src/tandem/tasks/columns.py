@@ -1,4 +1,4 @@
-"""Rows of a data set, wherever they lie, and the columns that hold prompts and answers.
+"""Rows of a data set, wherever they lie, and the columns that hold prompts, answers and the rest.
 
 A source is a file (`train.jsonl`, `train.parquet`) or a data set of the hub, `owner/name`, with
 `#config` and `@split` where it has several (`openai/gsm8k#main@test`; the split is `train` unless
@@ -18,6 +18,8 @@ Row = Mapping[str, Any]
 
 PROMPT_COLUMNS = ("problem", "prompt", "question", "messages", "conversations")
 ANSWER_COLUMNS = ("answer", "final_answer", "gold", "target", "solution")
+COMPLETION_COLUMNS = ("completion", "response", "generation")
+DOMAIN_COLUMNS = ("domain",)
 _FILES = (".jsonl", ".json", ".parquet")
 _TURN_KEYS = ({"role", "content"}, {"from", "value"})
 _ROLES = {"human": "user", "gpt": "assistant"}
@@ -113,6 +115,15 @@ def choose_column(
     )
 
 
+def optional_column(
+    rows: Sequence[Row], named: str | None, known: Sequence[str], *, what: str, source: str
+) -> str | None:
+    """As `choose_column`, but None where none is named and the data have no known one."""
+    if named is None and not any(column in row for row in rows for column in known):
+        return None
+    return choose_column(rows, named, known, what=what, source=source)
+
+
 def lookup(row: Row, column: str) -> Any:
     """A value by column, or by dotted path into a nested one; None where there is none."""
     value: Any = row
@@ -131,20 +142,41 @@ def turns(value: Any) -> tuple[dict[str, str], ...]:
     """
     if isinstance(value, str):
         return ({"role": "user", "content": value},)
+    read = [turn for turn in _read_turns(value) or () if turn["role"] != "system"]
+    while read and read[-1]["role"] != "user":
+        read.pop()
+    return tuple(read)
+
+
+def _read_turns(value: Any) -> list[dict[str, str]] | None:
+    """All turns as `{role, content}`; None for anything else than a list of turns."""
     if not isinstance(value, list):
-        return ()
+        return None
     read: list[dict[str, str]] = []
     for turn in value:
         keys = next((k for k in _TURN_KEYS if isinstance(turn, Mapping) and k <= turn.keys()), None)
         if keys is None:
-            return ()
+            return None
         role = str(turn["role"] if "role" in keys else turn["from"])
         content = str(turn["content"] if "role" in keys else turn["value"])
         read.append({"role": _ROLES.get(role, role), "content": content})
-    read = [turn for turn in read if turn["role"] != "system"]
-    while read and read[-1]["role"] != "user":
-        read.pop()
-    return tuple(read)
+    return read
+
+
+def said(value: Any) -> str:
+    """A completion: the text, or what the assistant says after the last user turn; else nothing.
+
+    Turns as in `turns`, so a column of whole conversations holds prompts and completions.
+    """
+    if isinstance(value, str):
+        return value
+    told: list[str] = []
+    for turn in _read_turns(value) or ():
+        if turn["role"] == "user":
+            told = []
+        elif turn["role"] == "assistant":
+            told.append(turn["content"])
+    return told[-1] if told else ""
 
 
 def gold(value: Any) -> str:

@@ -14,11 +14,16 @@ from pydantic import Field, model_validator
 from tandem.tasks.base import Grade, Prompt, Split, Task
 from tandem.tasks.columns import (
     ANSWER_COLUMNS,
+    COMPLETION_COLUMNS,
+    DOMAIN_COLUMNS,
     PROMPT_COLUMNS,
+    Row,
     choose_column,
     gold,
     lookup,
+    optional_column,
     read_rows,
+    said,
     turns,
 )
 from tandem.tasks.grading import GradingPool, last_boxed, shared_pool
@@ -42,6 +47,9 @@ class Math(Task):
     source of its own is a twentieth of the training problems, chosen by a hash of their text.
     Training problems that also stand in another split are left out, as are repetitions.
     prompt_column, answer_column: named, dotted into nested columns, or guessed from a short list.
+    completion_column, domain_column: the same for whole responses (text, or conversations) and
+    for the domain that chooses among several teachers; read of the training source alone, which
+    may lack them.
     workers, limit: grading processes, and the seconds that each part of grading may take.
     """
 
@@ -51,6 +59,8 @@ class Math(Task):
     test: str | None = None
     prompt_column: str | None = None
     answer_column: str | None = None
+    completion_column: str | None = None
+    domain_column: str | None = None
     workers: int = Field(default=2, ge=1)
     limit: int = Field(default=3, ge=1)
 
@@ -127,11 +137,9 @@ class Math(Task):
             rows, self.prompt_column, PROMPT_COLUMNS, what="prompt", source=source
         )
         # Prompts alone are enough to train on; only a split that is graded must have answers.
-        answers = None
-        if graded or self.answer_column or any(c in row for row in rows for c in ANSWER_COLUMNS):
-            answers = choose_column(
-                rows, self.answer_column, ANSWER_COLUMNS, what="answer", source=source
-            )
+        choose = choose_column if graded else optional_column
+        answers = choose(rows, self.answer_column, ANSWER_COLUMNS, what="answer", source=source)
+        completions, domains = self._columns_to_learn_from(rows, source)
         # All turns count: two conversations may end with the same words.
         seen: dict[tuple[str, ...], Prompt] = {}
         ids: set[str] = set()
@@ -148,9 +156,29 @@ class Math(Task):
             # Scores are kept by id, so two problems that a data set gives one id get two.
             identity = f"{identity}:{number}" if identity in ids else identity
             ids.add(identity)
-            prompt = Prompt(id=identity, messages=messages, answer=answer)
+            prompt = Prompt(
+                id=identity,
+                messages=messages,
+                answer=answer,
+                domain=_text(row, domains),
+                completion="" if completions is None else said(lookup(row, completions)),
+            )
             seen.setdefault(tuple(turn["content"] for turn in messages), prompt)
         return list(seen.values()), len(rows) - len(seen)
+
+    def _columns_to_learn_from(
+        self, rows: Sequence[Row], source: str
+    ) -> tuple[str | None, str | None]:
+        """The columns of completions and domains; None where there are none."""
+        if source != self.train:
+            return None, None
+        named = self.completion_column, self.domain_column
+        known = COMPLETION_COLUMNS, DOMAIN_COLUMNS
+        completions, domains = (
+            optional_column(rows, column, guesses, what=what, source=source)
+            for column, guesses, what in zip(named, known, ("completion", "domain"), strict=True)
+        )
+        return completions, domains
 
     def grade(self, prompt: Prompt, completion: str) -> Grade:
         return self.grade_many([(prompt, completion)])[0]
@@ -180,6 +208,11 @@ class Math(Task):
                 verdict = next(verdicts)
                 grades.append(Grade(verdict.right, answered=True, reason=verdict.reason))
         return grades
+
+
+def _text(row: Row, column: str | None) -> str:
+    value = None if column is None else lookup(row, column)
+    return "" if value is None else str(value)
 
 
 def _bucket(prompt: Prompt) -> Split:
