@@ -56,7 +56,9 @@ class Prefixes:
 
     student_logp: [n, V] log p of the student that is trained, with gradient. teacher_logp,
     behaviour_logp: [n, V] log q, log mu. rollout_logp: [n, V] log p at rollout time (equal to
-    student_logp where rollouts are fresh). reference_logp: [n, V] log pi_ref.
+    student_logp where rollouts are fresh). reference_logp: [n, V] log pi_ref. share: [n, V] a
+    factor on each drawn token's weight, from a gate around the objective (None: 1); a loss that
+    reads the drawn token counts each token by it, for any other the gate does so itself.
     """
 
     student_logp: Tensor
@@ -65,6 +67,7 @@ class Prefixes:
     rollout_logp: Tensor
     reference_logp: Tensor
     clock: Clock
+    share: Tensor | None = None
 
 
 class Objective(Settings, ABC):

@@ -134,15 +134,15 @@ class Sampled(Objective):
 
     def declared_mass(self, at: Prefixes, advantage: Tensor) -> Tensor:
         """[n, V] mu(v) w(v), detached: how much each token counts, its weight included."""
-        p = at.student_logp.detach().exp()
+        mass = p = at.student_logp.detach().exp()
         if self.importance == "truncated":
-            return torch.minimum(p, (self.importance_limit or 1.0) * at.behaviour_logp.exp())
-        if self.importance == "clipped":
+            mass = torch.minimum(p, (self.importance_limit or 1.0) * at.behaviour_logp.exp())
+        elif self.importance == "clipped":
             c = self.importance_limit or 0.0
             ratio = p / at.rollout_logp.exp()
             beyond = torch.where(advantage > 0, ratio > 1 + c, ratio < 1 - c)
-            return p * ~(beyond & (advantage != 0))
-        return p
+            mass = p * ~(beyond & (advantage != 0))
+        return mass if at.share is None else mass * at.share
 
 
 def expected_reward(*, logits: Tensor, reward: Tensor) -> Tensor:
