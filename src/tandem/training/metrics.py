@@ -8,21 +8,27 @@ from tandem.behaviours.base import Behaviour
 from tandem.core.reduce import MetricSums
 from tandem.types import Clock, Rollout
 
-# The behaviour's per-token statistics that are logged.
-STATS = ("exponent", "kl_spent")
+# What a trust region tells of each token while it has a budget.
+OF_A_BUDGET = ("exponent", "kl_spent")
 
 
 def rollout_sums(rollouts: Sequence[Rollout], *, behaviour: Behaviour, clock: Clock) -> MetricSums:
-    """Sums over this rank's responses, or over their tokens, by logged key."""
+    """Sums over this rank's responses, or over their tokens, by logged key: every statistic of the
+    behaviour as rollout/<name>."""
     sums = MetricSums()
+    spent = behaviour.budget_at(clock) is not None and behaviour.is_student(clock)
     for rollout in rollouts:
-        sums.add({"rollout/length": (float(len(rollout)), 1.0)})
+        tokens = float(len(rollout))
+        sums.add({"rollout/length": (tokens, 1.0)})
         sums.add({"rollout/truncated": (float(rollout.ended == "length"), 1.0)})
-        for name in STATS:
-            if name in rollout.stats:
-                values = rollout.stats[name]
-                sums.add({f"rollout/{name}": (values.double().sum(), float(len(rollout)))})
-            elif behaviour.budget_at(clock) is not None and behaviour.is_student(clock):
-                # Its budget used up, a trust region is the student itself: exactly 0 of both.
-                sums.add({f"rollout/{name}": (0.0, float(len(rollout)))})
+        for name, values in rollout.stats.items():
+            sums.add({f"rollout/{name}": (values.double().sum(), tokens)})
+        if spent:
+            # Its budget used up, a trust region is the student itself: exactly 0 of both.
+            absent = [name for name in OF_A_BUDGET if name not in rollout.stats]
+            sums.add({f"rollout/{name}": (0.0, tokens) for name in absent})
+        if behaviour.gives():
+            sums.add({"rollout/given": (float(rollout.given), tokens)})
+            nothing_drawn = rollout.given == len(rollout)
+            sums.add({"rollout/without_student": (float(nothing_drawn), 1.0)})
     return sums
