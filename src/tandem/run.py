@@ -199,6 +199,8 @@ def _check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
     # What may change between sessions: how long, how often, on what, and what is told to whom.
     free = {"threads", "device", "training", "evaluation", "tracker"}
     changed = sorted(name for name in new if name not in free and new[name] != old[name])
+    if new["training"]["updates_per_rollout"] != old["training"]["updates_per_rollout"]:
+        changed.append("training.updates_per_rollout")  # it numbers the batches of prompts
     if changed:
         raise ValueError(
             f"{folder} was begun with another {', '.join(changed)}; a resumed run keeps them, so "

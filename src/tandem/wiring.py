@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 from pathlib import Path
 
 from tandem.behaviours import Student
@@ -50,7 +51,8 @@ def assemble(
         if check.status == "warn":
             listener(Note(f"{check.name}: {check.detail}", warning=True))
     alignment = align(student, teacher)
-    needs = config.objective.needs()
+    line = config.timeline()
+    needs = reduce(or_, (objective.needs() for objective in line.objectives))
     if max(needs.student_topk, needs.teacher_topk) > alignment.size:
         raise ValueError(
             f"objective.top_k is {max(needs.student_topk, needs.teacher_topk)}, but the models "
@@ -74,7 +76,8 @@ def assemble(
             encode_teacher=partial(encode_prompt, teacher),
             settings=config.rollout,
             seed=config.seed,
-            steps=config.training.steps,
+            rollouts=line.rollouts,
+            prompts_of=line.prompts_of,
         ),
         decode=lambda rollout: decode_response(student.tokenizer, rollout.ids, alignment),
         evaluate=_evaluator(config, engine, student, alignment, world),

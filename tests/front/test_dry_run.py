@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from tandem.behaviours import Student
-from tandem.front.dry_run import budget_schedule, token_budget
+from tandem.behaviours import Student, Teacher
+from tandem.front.dry_run import schedule, token_budget
 from tandem.front.memory import parts, peak
 from tandem.front.shapes import Shape, model_shape, shape_of
-from tandem.training.config import EvaluationSettings, RunConfig
+from tandem.training.config import EvaluationSettings, PhaseSettings, RunConfig
 
 SMALL: dict[str, Any] = {
     "hidden_size": 32,
@@ -94,7 +94,7 @@ def test_token_budget_by_hand(config: RunConfig) -> None:
 
 
 def test_schedule_names_the_steps_that_read_the_teacher(config: RunConfig) -> None:
-    lines = budget_schedule(config)
+    lines = schedule(config)
     assert "in 4 of 10 steps (1 to 4)" in lines[0]
     assert lines[1:] == [
         "step 1: 0.10000 nats per token",
@@ -102,3 +102,38 @@ def test_schedule_names_the_steps_that_read_the_teacher(config: RunConfig) -> No
         "step 3: 0.05000 nats per token",
         "step 4: 0.02500 nats per token",
     ]
+
+
+def test_schedule_tells_of_every_phase(config: RunConfig) -> None:
+    phases = (
+        PhaseSettings(until_step=3, behaviour=Teacher()),
+        PhaseSettings(prompts="restart", optimizer="reset"),
+    )
+    assert schedule(config.model_copy(update={"phases": phases})) == [
+        "steps 1 to 3: teacher, reverse_kl",
+        "teacher: the teacher is read in 3 of 3 steps (1 to 3), where it costs no second pass",
+        "steps 4 to 10: trust_region_blend, reverse_kl, prompts again from the first, AdamW reset",
+        "trust_region_blend: the teacher is read in 4 of 7 steps (4 to 7), where it costs no "
+        "second pass",
+        "step 4: 0.10000 nats per token",
+        "step 5: 0.07500 nats per token",
+        "step 6: 0.05000 nats per token",
+        "step 7: 0.02500 nats per token",
+    ]
+
+
+def test_responses_that_serve_several_updates_are_counted_once(config: RunConfig) -> None:
+    training = config.training.model_copy(update={"updates_per_rollout": 5})
+    assert token_budget(config.model_copy(update={"training": training})) == [
+        "6 responses per roll-out, which serves 5 updates (2 prompts × 3), 12 in 10 steps",
+        "at most 96 response tokens per roll-out, 192 in all",
+        "at most 144 tokens per update, prompts included",
+        "4 prompts drawn",
+    ]
+
+
+def test_a_phase_that_reads_the_teacher_wants_its_cache(config: RunConfig) -> None:
+    phased = {"behaviour": Student(), "phases": (PhaseSettings(until_step=3, behaviour=Teacher()),)}
+    shapes = {"student": _shape(1000), "teacher": _shape(3000)}
+    names = [part.name for part in parts(config.model_copy(update=phased), **shapes)]
+    assert "teacher cache" in names

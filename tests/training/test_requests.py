@@ -52,7 +52,7 @@ def source(
         encode_teacher=encode_teacher,
         settings=SETTINGS,
         seed=seed,
-        steps=steps,
+        rollouts=steps,
     )
 
 

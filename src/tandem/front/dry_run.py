@@ -5,6 +5,7 @@ from __future__ import annotations
 from tandem.front.memory import ASSUMPTIONS, GIB, Part, parts, peak
 from tandem.front.shapes import Shape, model_shape
 from tandem.training.config import RunConfig, dump_config
+from tandem.training.phases import Stretch
 from tandem.types import Clock
 
 
@@ -17,23 +18,25 @@ def dry_run(config: RunConfig) -> str:
     sections = [
         "# the resolved run\n" + dump_config(config).rstrip(),
         "# tokens\n" + "\n".join(token_budget(config)),
-        "# behaviour by step\n" + "\n".join(budget_schedule(config)),
+        "# behaviour by step\n" + "\n".join(schedule(config)),
         "# memory\n" + "\n".join(_memory(config, student, teacher)),
     ]
     return "\n\n".join(sections)
 
 
 def token_budget(config: RunConfig) -> list[str]:
-    """Upper bounds of responses and tokens, per step and in all."""
+    """Upper bounds of responses and tokens, per batch of responses and in all."""
     rollout, steps = config.rollout, config.training.steps
+    line, updates = config.timeline(), config.training.updates_per_rollout
     responses = rollout.prompts_per_step * rollout.samples_per_prompt
     new, prompt = responses * rollout.max_new_tokens, responses * rollout.max_prompt_tokens
+    each = "step" if updates == 1 else f"roll-out, which serves {updates} updates"
     lines = [
-        f"{responses:,} responses per step ({rollout.prompts_per_step} prompts × "
-        f"{rollout.samples_per_prompt}), {responses * steps:,} in {steps} steps",
-        f"at most {new:,} response tokens per step, {new * steps:,} in all",
+        f"{responses:,} responses per {each} ({rollout.prompts_per_step} prompts × "
+        f"{rollout.samples_per_prompt}), {responses * line.rollouts:,} in {steps} steps",
+        f"at most {new:,} response tokens per {each.split(',')[0]}, {new * line.rollouts:,} in all",
         f"at most {new + prompt:,} tokens per update, prompts included",
-        f"{rollout.prompts_per_step * steps:,} prompts drawn",
+        f"{rollout.prompts_per_step * line.rollouts:,} prompts drawn",
     ]
     evaluation = config.evaluation
     if evaluation is not None:
@@ -47,22 +50,37 @@ def token_budget(config: RunConfig) -> list[str]:
     return lines
 
 
-def budget_schedule(config: RunConfig) -> list[str]:
-    """When the behaviour reads the teacher, and its KL budget at some steps."""
-    behaviour, steps = config.behaviour, config.training.steps
-    clocks = [Clock(step, steps) for step in range(steps)]
+def schedule(config: RunConfig) -> list[str]:
+    """Each phase's behaviour and objective; when it reads the teacher, and its KL budget at some
+    steps."""
+    lines: list[str] = []
+    for stretch in config.timeline().stretches:
+        if config.phases:
+            notes = ", prompts again from the first" * stretch.restarts
+            notes += ", AdamW reset" * stretch.resets
+            lines.append(
+                f"steps {stretch.start + 1} to {stretch.end}: {stretch.behaviour.kind}, "
+                f"{stretch.objective.kind}{notes}"
+            )
+        lines += _readings(stretch)
+    return lines
+
+
+def _readings(stretch: Stretch) -> list[str]:
+    behaviour, first = stretch.behaviour, stretch.start
+    clocks = [Clock(k, stretch.end - first) for k in range(stretch.end - first)]
     reading = [clock.step for clock in clocks if behaviour.needs_teacher(clock)]
     if not reading:
         return [f"{behaviour.kind}: the teacher is not read while rolling out"]
     lines = [
-        f"{behaviour.kind}: the teacher is read in {len(reading)} of {steps} steps "
-        f"({reading[0] + 1} to {reading[-1] + 1}), where it costs no second pass"
+        f"{behaviour.kind}: the teacher is read in {len(reading)} of {len(clocks)} steps "
+        f"({first + reading[0] + 1} to {first + reading[-1] + 1}), where it costs no second pass"
     ]
     shown = sorted({*range(0, reading[-1] + 1, max(1, len(reading) // 5)), reading[-1]})
     for step in shown:
         budget = behaviour.budget_at(clocks[step])
         if budget is not None:
-            lines.append(f"step {step + 1}: {budget:.5f} nats per token")
+            lines.append(f"step {first + step + 1}: {budget:.5f} nats per token")
     return lines
 
 

@@ -7,7 +7,6 @@ from typing import Literal
 
 from tandem.front.shapes import Shape
 from tandem.training.config import RunConfig
-from tandem.types import Clock
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -71,7 +70,8 @@ def _rollout(config: RunConfig, student: Shape, teacher: Shape) -> list[Part]:
     responses = rollout.prompts_per_step * rollout.samples_per_prompt
     slots = min(rollout.slots, responses)
     length = rollout.max_prompt_tokens + rollout.max_new_tokens
-    blended = config.behaviour.needs_teacher(Clock(0, config.training.steps))
+    stretches = config.timeline().stretches
+    blended = any(s.behaviour.needs_teacher(s.first_clock) for s in stretches)
     found: list[Part] = []
     for role, shape, dtype in (
         ("student", student, config.student.dtype),

@@ -15,6 +15,7 @@ from tandem.objectives.base import Objective
 from tandem.settings import Settings
 from tandem.tasks.base import Task
 from tandem.training.components import build
+from tandem.training.phases import Timeline, check, timeline
 from tandem.training.recipe_file import (
     Recipe,
     Source,
@@ -52,7 +53,8 @@ class RunConfig(Settings):
     """A whole run: a few plain facts and one section per component.
 
     threads: CPU threads of PyTorch; None leaves its own choice. device: "auto" is CUDA where
-    there is one.
+    there is one. phases: in order; after the last one the recipe's own behaviour and objective
+    hold until the end, as they do all along where there are none.
     """
 
     name: str
@@ -65,10 +67,21 @@ class RunConfig(Settings):
     behaviour: SerializeAsAny[Behaviour]
     objective: SerializeAsAny[Objective]
     rollout: RolloutSettings
+    phases: tuple[PhaseSettings, ...] = ()
     optimizer: OptimizerSettings
     training: TrainingSettings
     evaluation: EvaluationSettings | None = None
     tracker: TrackerSettings = TrackerSettings()
+
+    def timeline(self) -> Timeline:
+        """What holds at each step of the run."""
+        return timeline(
+            self.phases,
+            behaviour=self.behaviour,
+            objective=self.objective,
+            optimizer=self.optimizer,
+            training=self.training,
+        )
 
     @field_validator("name")
     @classmethod
@@ -80,13 +93,7 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> RunConfig:
-        self.objective.check(self.behaviour, updates_per_rollout=1)
-        if self.optimizer.warmup_steps > self.training.steps:
-            raise ValueError(
-                f"optimizer.warmup_steps is {self.optimizer.warmup_steps}, more than "
-                f"training.steps ({self.training.steps}), so the peak rate would never be "
-                "reached; lower the one or raise the other"
-            )
+        check(self.timeline())
         return self
 
 

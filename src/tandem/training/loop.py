@@ -17,14 +17,15 @@ from tandem.training.checkpoint import save_checkpoint
 from tandem.training.config import RunConfig
 from tandem.training.events import Evaluated, Listener, Phase, PhaseName, Saved, StepDone
 from tandem.training.metrics import rollout_sums
-from tandem.training.optimizer import learning_rate, set_learning_rate
+from tandem.training.optimizer import reset_state, set_learning_rate
 from tandem.training.parallel import World, copy_weights
+from tandem.training.phases import Moment
 from tandem.training.requests import RequestSource
 from tandem.training.signals import stop_on_signals
 from tandem.training.step import StepModule, recorded
 from tandem.training.tracking import LineLog, Tracker
 from tandem.training.update import accumulate_gradient, apply_gradient, score
-from tandem.types import Clock, Rollout, Sampling
+from tandem.types import Rollout, Sampling
 
 Evaluate = Callable[[int, Callable[[int, int], None]], dict[str, float]]
 
@@ -64,16 +65,26 @@ class LoopEnd:
     metrics: dict[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Rolled:
+    """Fresh responses, the step after which they were made, under what, and how long it took."""
+
+    rollouts: list[Rollout]
+    step: int
+    moment: Moment
+    seconds: float
+
+
 def train_loop(run: Run, *, start: int) -> LoopEnd:
     """Train from after `start` steps to the end of the recipe, or until asked to stop.
 
-    Raises NotFinite where a loss or gradient is not finite; what was saved before stays.
+    Steps that share their responses are begun and finished together: only between two roll-outs
+    does the run save, or stop. Raises NotFinite where a loss or gradient is not finite; what was
+    saved before stays.
     """
     config, world, module = run.config, run.world, run.module
-    rollout, training = config.rollout, config.training
-    objective, behaviour = config.objective, config.behaviour
+    training, line = config.training, config.timeline()
     parameters = [p for p in module.parameters() if p.requires_grad]
-    sampling = Sampling(max_new_tokens=rollout.max_new_tokens)
     metrics_log = LineLog(run.folder / "metrics.jsonl")
     samples_log = LineLog(run.folder / "samples.jsonl")
     # A resumed run goes on with what its log already says.
@@ -89,84 +100,71 @@ def train_loop(run: Run, *, start: int) -> LoopEnd:
             interrupted = bool(world.max(stop.asked))
 
         while step < training.steps and not interrupted:
-            clock, began = Clock(step, training.steps), perf_counter()
-
             # Roll out: fresh responses by the current student, under the behaviour of this step.
-            requests = run.requests(step, world)
-            report = partial(_rolling, run, step + 1)
-            report(len(requests), 0, 0)
-            rollouts = run.engine.generate(
-                requests,
-                behaviour=behaviour,
-                clock=clock,
-                sampling=sampling,
-                seed=config.seed,
-                record=recorded(objective),
-                policy_version=step,
-                on_progress=partial(report, len(requests)),
-            )
-            rolled_out = perf_counter()
+            rolled = roll_out(run, line.at(step), step)
+            waited = rolled.seconds
 
-            # Score: which tokens count, how much each, and the one divisor of the step.
-            scored = score(
-                rollouts,
-                module=module,
-                objective=objective,
-                clock=clock,
-                seed=config.seed,
-                drop_truncated=rollout.truncated == "drop",
-                token_budget=training.tokens_per_micro_batch,
-                world=world,
-            )
+            for _ in range(training.updates_per_rollout):
+                now, began = line.at(step), perf_counter()
 
-            # Update: the gradient of the whole step, then one move.
-            rate = learning_rate(config.optimizer, step=step, total_steps=training.steps)
-            set_learning_rate(run.optimizer, rate)
-            values = accumulate_gradient(
-                module,
-                scored,
-                objective=objective,
-                clock=clock,
-                token_budget=training.tokens_per_micro_batch,
-                world=world,
-                on_progress=_progress(run, step + 1, "update"),
-            )
-            norm = apply_gradient(
-                run.optimizer,
-                parameters,
-                clip_norm=config.optimizer.clip_norm,
-                loss=values.get("loss", 0.0),
-                step=step + 1,
-            )
-            copy_weights(module.student_model, run.rollout_student)
-            ended = perf_counter()
-            step += 1
+                # Score: which tokens count, how much each, and the one divisor of the step.
+                scored = score(
+                    rolled.rollouts,
+                    module=module,
+                    objective=now.objective,
+                    clock=now.clock,
+                    seed=config.seed,
+                    drop_truncated=config.rollout.truncated == "drop",
+                    token_budget=training.tokens_per_micro_batch,
+                    world=world,
+                )
 
-            # Log (the line is written once, below, with what the evaluation adds to it).
-            values = step_metrics(run, rollouts, values, clock=clock, seconds=rolled_out - began)
-            values |= {
-                "train/grad_norm": norm,
-                "train/lr": rate,
-                "time/rollout": rolled_out - began,
-                "time/train": ended - rolled_out,
-                "time/step": ended - began,
-            }
+                # Update: the gradient of the whole step, then one move.
+                if now.resets:
+                    reset_state(run.optimizer)
+                set_learning_rate(run.optimizer, now.rate)
+                values = accumulate_gradient(
+                    module,
+                    scored,
+                    objective=now.objective,
+                    clock=now.clock,
+                    token_budget=training.tokens_per_micro_batch,
+                    world=world,
+                    on_progress=_progress(run, step + 1, "update"),
+                )
+                norm = apply_gradient(
+                    run.optimizer,
+                    parameters,
+                    clip_norm=config.optimizer.clip_norm,
+                    loss=values.get("loss", 0.0),
+                    step=step + 1,
+                )
+                copy_weights(module.student_model, run.rollout_student)
+                trained = perf_counter() - began
 
-            # Evaluate, and only then write: a step stands in the log once.
-            last = step == training.steps
-            found: dict[str, float] = {}
-            evaluation = config.evaluation
-            if run.evaluate is not None and evaluation and (last or step % evaluation.every == 0):
-                found = run.evaluate(step, _progress(run, step, "evaluate"))
-            latest |= _record(run, metrics_log, step, values | found)
-            _write_samples(run, samples_log, step, rollouts)
-            run.listener(StepDone(step, training.steps, values))
-            if found:
-                run.listener(Evaluated(step, found))
+                # Log (the line is written once, below, with what the evaluation adds to it).
+                values = step_metrics(run, rolled, values, step=step) | {
+                    "train/grad_norm": norm,
+                    "train/lr": now.rate,
+                    "time/rollout": waited,
+                    "time/train": trained,
+                    "time/step": waited + trained,
+                }
+                step, waited = step + 1, 0.0
 
-            # Save.
+                # Evaluate, and only then write: a step stands in the log once.
+                found = _evaluation(run, step)
+                latest |= _record(run, metrics_log, step, values | found)
+                if step == rolled.step + 1:
+                    _write_samples(run, samples_log, step, rolled.rollouts)
+                run.listener(StepDone(step, training.steps, values))
+                if found:
+                    run.listener(Evaluated(step, found))
+
+            # Save, here only: within a batch of responses there is nothing to resume from.
             interrupted = bool(world.max(stop.asked))
-            if last or interrupted or step % training.save_every == 0:
+            due = step // training.save_every > rolled.step // training.save_every
+            if due or interrupted or step == training.steps:
                 path = save_checkpoint(
                     run.folder / "checkpoints",
                     student=module.student_model,
@@ -179,30 +177,56 @@ def train_loop(run: Run, *, start: int) -> LoopEnd:
     return LoopEnd(step=step, interrupted=interrupted and step < training.steps, metrics=latest)
 
 
+def roll_out(run: Run, now: Moment, step: int) -> Rolled:
+    """This rank's responses to the prompts of the roll-out that follows `step` finished steps."""
+    config, began = run.config, perf_counter()
+    requests = run.requests(step // config.training.updates_per_rollout, run.world)
+    report = partial(_rolling, run, step + 1)
+    report(len(requests), 0, 0)
+    rollouts = run.engine.generate(
+        requests,
+        behaviour=now.behaviour,
+        clock=now.clock,
+        sampling=Sampling(max_new_tokens=config.rollout.max_new_tokens),
+        seed=config.seed,
+        record=recorded(now.objective),
+        policy_version=step,
+        on_progress=partial(report, len(requests)),
+    )
+    return Rolled(rollouts, step, now, perf_counter() - began)
+
+
 def step_metrics(
-    run: Run,
-    rollouts: list[Rollout],
-    update: dict[str, float],
-    *,
-    clock: Clock,
-    seconds: float,
+    run: Run, rolled: Rolled, update: dict[str, float], *, step: int
 ) -> dict[str, float]:
     """The rollout/... and train/... keys of one step over all ranks.
 
-    update: what the update measured. seconds: how long the roll-out took.
+    Steps that share their responses repeat what those are like. update: what the update measured.
+    step: steps finished before it.
     """
-    behaviour, world = run.config.behaviour, run.world
-    values = world.total(rollout_sums(rollouts, behaviour=behaviour, clock=clock)).means()
+    behaviour, clock = rolled.moment.behaviour, rolled.moment.clock
+    sums = rollout_sums(rolled.rollouts, behaviour=behaviour, clock=clock)
+    values = run.world.total(sums).means()
     for name, value in update.items():
         values[f"{'rollout' if name == 'teacher_entropy' else 'train'}/{name}"] = value
     values.setdefault("train/loss", 0.0)
-    tokens = float(world.sum(torch.tensor(float(sum(map(len, rollouts))))))
-    values["rollout/tokens_per_second"] = tokens / max(seconds, 1e-9)
+    tokens = float(run.world.sum(torch.tensor(float(sum(map(len, rolled.rollouts))))))
+    values["rollout/tokens_per_second"] = tokens / max(rolled.seconds, 1e-9)
     values["rollout/prompts_dropped"] = float(run.requests.dropped)
+    if run.config.training.updates_per_rollout > 1:
+        values["train/staleness"] = float(step - rolled.step)
     budget = behaviour.budget_at(clock)
     if budget is not None:
         values["rollout/budget"] = budget
     return values
+
+
+def _evaluation(run: Run, step: int) -> dict[str, float]:
+    """The `eval/...` keys after `step` steps; none where no evaluation is due."""
+    settings, last = run.config.evaluation, step == run.config.training.steps
+    if run.evaluate is None or settings is None or not (last or step % settings.every == 0):
+        return {}
+    return run.evaluate(step, _progress(run, step, "evaluate"))
 
 
 def _rolling(run: Run, step: int, total: int, tokens: int, sequences: int) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from transformers.utils import logging
@@ -104,6 +105,7 @@ def model_card(config: RunConfig, metrics: dict[str, float]) -> str:
     hub_ids = [path for path in (config.student.path, config.teacher.path) if _is_hub_id(path)]
     if hub_ids:
         header["base_model"] = hub_ids
+    stretches = config.timeline().stretches
     shown = {k: v for k, v in sorted(metrics.items()) if k.startswith("eval/") or k in SHOWN}
     return TEMPLATE.format(
         front="\n".join(f"{key}: {json.dumps(value)}" for key, value in header.items()),
@@ -111,14 +113,19 @@ def model_card(config: RunConfig, metrics: dict[str, float]) -> str:
         student=config.student.path,
         teacher=config.teacher.path,
         task=config.task.kind,
-        behaviour=config.behaviour.kind,
-        objective=config.objective.kind,
+        behaviour=_in_turn(stretch.behaviour.kind for stretch in stretches),
+        objective=_in_turn(stretch.objective.kind for stretch in stretches),
         steps=config.training.steps,
         seed=config.seed,
         reads="plain text" if config.student.prompt == "plain" else "its tokenizer's chat template",
         metrics="\n".join(f"| `{key}` | {value:.4g} |" for key, value in shown.items()),
         settings=dump_config(config).rstrip(),
     )
+
+
+def _in_turn(kinds: Iterable[str]) -> str:
+    """What came after what, as it stands between the backticks of a table."""
+    return "`, then `".join(kind for kind, _ in groupby(kinds))
 
 
 def _is_hub_id(path: str) -> bool:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from tandem.core.schedules import learning_rate_multiplier
-from tandem.training.config import OptimizerSettings
+from tandem.training.sections import OptimizerSettings
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> AdamW:
@@ -36,6 +36,13 @@ def allocate_state(optimizer: Optimizer) -> None:
                     "exp_avg": torch.zeros_like(parameter),
                     "exp_avg_sq": torch.zeros_like(parameter),
                 }
+
+
+def reset_state(optimizer: Optimizer) -> None:
+    """Zero the moments and step counts in place: what AdamW would begin with."""
+    for state in optimizer.state.values():
+        for tensor in state.values():
+            tensor.zero_()
 
 
 def learning_rate(settings: OptimizerSettings, *, step: int, total_steps: int) -> float:

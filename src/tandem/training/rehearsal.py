@@ -1,4 +1,4 @@
-"""One largest-possible update before the first rollout: what will not fit stops now, not at night.
+"""The largest possible updates before the first rollout: what will not fit stops now, not at night.
 
 The rehearsal leaves weights and gradients as they were; AdamW's state is allocated, at the zeros it
 would start from.
@@ -70,17 +70,20 @@ def rehearse(
             # The caches of a roll-out are gone when an update begins: they need only fit beside
             # what stays. On the CPU untouched memory costs nothing, so there the sum must do.
             torch.empty(estimate.cache_bytes, dtype=torch.uint8, device=world.device)
-        accumulate_gradient(
-            module,
-            largest_update(
-                config, config.objective.needs(), vocabulary=module.student.vocabulary_size
-            ),
-            objective=config.objective,
-            clock=Clock(0, config.training.steps),
-            token_budget=config.training.tokens_per_micro_batch,
-            world=world,
-            on_progress=lambda done, total: None,
-        )
+        for objective in config.timeline().objectives:
+            update = largest_update(
+                config, objective.needs(), vocabulary=module.student.vocabulary_size
+            )
+            accumulate_gradient(
+                module,
+                update,
+                objective=objective,
+                clock=Clock(0, config.training.steps),
+                token_budget=config.training.tokens_per_micro_batch,
+                world=world,
+                on_progress=lambda done, total: None,
+            )
+            optimizer.zero_grad(set_to_none=True)
     except torch.OutOfMemoryError:
         raise ValueError(_does_not_fit(estimate, limit)) from None
     finally:

@@ -1,4 +1,4 @@
-"""Which prompts a step answers: a pure function of the seed and the step, so resuming costs
+"""Which prompts a roll-out answers: a pure function of the seed and its number, so resuming costs
 nothing."""
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ Encode = Callable[[Prompt], tuple[int, ...]]
 class RequestSource:
     """The training prompts that fit, in one random order per epoch, as requests.
 
-    encode_student, encode_teacher: a prompt as each model reads it. steps: how many steps will
-    ask; only as many prompts are encoded as those need. `dropped` counts the prompts met on the
-    way that were longer than the limit for either model: they are never cut.
+    encode_student, encode_teacher: a prompt as each model reads it. rollouts: how many batches of
+    responses will be asked for; only as many prompts are encoded as those need. prompts_of: which
+    batch of prompts a roll-out asks, both numbered from 0; the same number by default. `dropped`
+    counts the prompts met on the way that were longer than the limit for either model: they are
+    never cut.
 
     Raises ValueError where there are no prompts, or none is short enough.
     """
@@ -32,18 +34,21 @@ class RequestSource:
         encode_teacher: Encode,
         settings: RolloutSettings,
         seed: int,
-        steps: int,
+        rollouts: int,
+        prompts_of: Callable[[int], int] = lambda rollout: rollout,
     ) -> None:
         if not prompts:
             raise ValueError("the task has no training prompts; check its data set and split")
         self.settings = settings
         self.seed = seed
         self.dropped = 0
+        self._prompts_of = prompts_of
+        wanted = settings.prompts_per_step * (1 + max(map(prompts_of, range(rollouts))))
         self.prompts: list[Prompt] = []
         self._encoded: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
         shortest = None
         for i in _shuffled(len(prompts), seed=seed, epoch=0):
-            if len(self.prompts) == steps * settings.prompts_per_step:
+            if len(self.prompts) == wanted:
                 break
             pair = encode_student(prompts[i]), encode_teacher(prompts[i])
             length = max(map(len, pair))
@@ -59,15 +64,16 @@ class RequestSource:
                 f"({settings.max_prompt_tokens}); the shortest needs {shortest}"
             )
 
-    def __call__(self, step: int, world: World) -> list[Request]:
-        """This rank's requests of the update that follows `step` finished ones.
+    def __call__(self, rollout: int, world: World) -> list[Request]:
+        """This rank's requests of the roll-out number `rollout`.
 
-        A request's id is its place in the whole run, so draws depend on neither ranks nor batches.
+        A request's id is its place in the whole run, so draws depend on neither ranks nor batches,
+        and a prompt that is asked again is answered anew.
         """
         per_step, samples = self.settings.prompts_per_step, self.settings.samples_per_prompt
         requests: list[Request] = []
         for place in share(per_step, world):
-            asked = step * per_step + place
+            asked = rollout * per_step + place
             student_ids, teacher_ids = self._encoded[self._index(asked)]
             requests += [
                 Request(asked * samples + s, student_ids, teacher_ids) for s in range(samples)
@@ -79,7 +85,9 @@ class RequestSource:
         return self.prompts[self._index(request.id // self.settings.samples_per_prompt)]
 
     def _index(self, asked: int) -> int:
-        epoch, place = divmod(asked, len(self.prompts))
+        rollout, place = divmod(asked, self.settings.prompts_per_step)
+        nth = self._prompts_of(rollout) * self.settings.prompts_per_step + place
+        epoch, place = divmod(nth, len(self.prompts))
         # The first epoch's order is the one the prompts were met in.
         return place if epoch == 0 else self._order(epoch)[place]
 
