@@ -65,6 +65,7 @@ _OBJECTIVES: dict[str, list[Fields]] = {
     "proximal": [{"alpha": 0.5}, {"alpha": 0.5, "support": "full"}],
     "drift_gate": [
         {"tau": 1.0, "objective": {"kind": "reverse_kl", "support": "sampled"}},
+        {"tau": 1.0, "objective": {"kind": "reverse_kl", "support": "sampled"} | _EXACT},
     ],
     "supervised": [{}],
     "constant_advantage": [{}],

@@ -62,9 +62,12 @@ def summary(cls: type[Settings]) -> str:
 
 
 def described_fields(cls: type[Settings]) -> str:
-    """Its fields with their defaults: `top_k` = 16; required ones without."""
-    named = [_field(name, info) for name, info in cls.model_fields.items() if name != "kind"]
-    return ", ".join(named) or "none"
+    """Its fields with their defaults: `top_k` = 16; required ones without. A default that depends
+    on the other fields is shown as it is when nothing else is said."""
+    fields = {name: info for name, info in cls.model_fields.items() if name != "kind"}
+    required = any(info.is_required() for info in fields.values())
+    resolved = {} if required else cls().model_dump(mode="json")
+    return ", ".join(_field(n, info, resolved.get(n)) for n, info in fields.items()) or "none"
 
 
 def reads(objectives: Iterable[Objective]) -> str:
@@ -107,18 +110,13 @@ def _statement(cls: type[Settings]) -> tuple[str, str]:
     return cls.equation, cls.source
 
 
-def _field(name: str, info: FieldInfo) -> str:
+def _field(name: str, info: FieldInfo, resolved: Any) -> str:
     if info.is_required():
         return f"`{name}`{_choices(info)}"
-    default = info.get_default(call_default_factory=True)
-    shown = (
-        "unset"
-        if default is None
-        else str(default).lower()
-        if isinstance(default, bool)
-        else default
-    )
-    return f"`{name}` = {shown}"
+    default = info.default if resolved is None else resolved
+    if default is None:
+        return f"`{name}` optional"
+    return f"`{name}` = {f'{default:.4g}' if isinstance(default, float) else default}"
 
 
 def _choices(info: FieldInfo) -> str:
