@@ -145,3 +145,45 @@ def test_ids_that_either_model_masks_give_no_nan(form: TrustRegion) -> None:
             )
             assert value[n].item() == pytest.approx(expected[0], abs=1e-13)
             assert gradient[n, :-1].tolist() == pytest.approx(expected[1], abs=1e-13)
+
+
+@pytest.mark.parametrize("form", EVERY_FORM, ids=name)
+def test_an_id_that_the_student_alone_masks_matters_to_outliers_only(form: TrustRegion) -> None:
+    world, tokens, signal = batch(form, 7)
+    z, log_q = world.student_logits.clone(), world.teacher_logp
+    best = log_q.argmax(-1)
+    z[torch.arange(12), best] = -torch.inf
+    ids = torch.where(tokens.ids == best, log_q.argmin(-1), tokens.ids)
+    log_p = torch.log_softmax(z, -1).gather(-1, ids[:, None])[:, 0]
+    tokens = replace(tokens, ids=ids, student_logp=log_p)
+    signal = replace(signal, sampled_logp=log_q.gather(-1, ids[:, None])[:, 0])
+    value, gradient, loss = run(form, z, signal, tokens)
+    assert not value.isnan().any()
+    assert gradient.isfinite().all()
+    if form.outlier != "forward_kl":
+        assert value.isfinite().all()
+    elif form.gate == "sampled":
+        assert (value == torch.inf).sum() == loss.metrics["outlier_share"][0]
+        assert 0 < loss.metrics["outlier_share"][0] < 12
+
+
+@pytest.mark.parametrize("importance", ["none", "exact"])
+@pytest.mark.parametrize("form", [o for o in EVERY_FORM if o.support == "sampled"], ids=name)
+def test_a_drawn_token_that_the_student_cannot_say_counts_nothing(
+    form: TrustRegion, importance: Any
+) -> None:
+    objective = TrustRegion(**(form.model_dump() | {"importance": importance}))
+    world, tokens, signal = batch(objective, 8)
+    z = world.student_logits.clone()
+    # Neither can the teacher: this is how the end ids of one model alone look.
+    z[torch.arange(12), tokens.ids] = -torch.inf
+    never = torch.full((12,), -torch.inf, dtype=torch.float64)
+    tokens = replace(tokens, student_logp=never, behaviour_logp=never)
+    log_q = world.teacher_logp.scatter(-1, tokens.ids[:, None], -torch.inf)
+    top = log_q.topk(K, dim=-1)
+    signal = TeacherSignal(
+        sampled_logp=never, teacher_topk_ids=top.indices, teacher_topk_logp=top.values
+    )
+    value, gradient, _ = run(objective, z, signal, tokens)
+    assert (value == 0).all()
+    assert (gradient == 0).all()
