@@ -27,7 +27,7 @@ def top_share(
     everything = gather(values[among])
     if not len(everything):
         return torch.zeros_like(among)
-    # Rounded first: 0.1 · 30 is a little more than 3 in binary.
+    # Rounded first: 0.55 · 100 is a little more than 55 in binary.
     count = max(1, math.ceil(round(fraction * len(everything), 6)))
     threshold = everything.topk(count).values[-1]
     return among & (values >= threshold)

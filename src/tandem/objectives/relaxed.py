@@ -86,16 +86,17 @@ class Relaxed(Shaped):
         return self._refused_stages() or super().refused()
 
     def _refused_stages(self) -> str | None:
+        if self.stages == "one" and self.switch_step is not None:
+            return (
+                f"switch_step is {self.switch_step}, but stages one has no selection to switch: "
+                "remove switch_step, or use stages two."
+            )
+        if self.stages == "one" and self.top_fraction is not None:
+            return (
+                f"top_fraction is {self.top_fraction}, but stages one selects nothing: remove "
+                "top_fraction, or use stages two."
+            )
         if self.stages == "one":
-            for name, value in (
-                ("switch_step", self.switch_step),
-                ("top_fraction", self.top_fraction),
-            ):
-                if value is not None:
-                    return (
-                        f"{name} is {value}, but stages one has no selection to switch: remove "
-                        f"{name}, or use stages two."
-                    )
             return None
         if self.top_fraction is None or not 0.0 < self.top_fraction <= 1.0:
             return (
@@ -119,6 +120,9 @@ class Relaxed(Shaped):
                 "stages one."
             )
         return None
+
+    def instead(self) -> str:
+        return super().instead() + (" with stages one" if self.stages == "two" else "")
 
     @property
     def floor(self) -> float:
