@@ -56,12 +56,16 @@ def check_objective(
     """Whether it follows the gradient it declares, wherever it may be used, and however its tokens
     are split. behaviours: those whose combination is enumerated; the student alone by default."""
     findings: list[Finding] = []
+    refused: dict[str, str] = {}
     for behaviour in behaviours or (Student(),):
-        refused = refusal(objective, behaviour)
-        if refused is not None:
-            findings.append(Finding(f"under {behaviour.kind}: refused", True, refused))
-            continue
-        findings.append(_follows_what_it_declares(objective, behaviour))
+        reason = refusal(objective, behaviour)
+        if reason is not None:
+            refused[behaviour.kind] = reason
+        else:
+            findings.append(_follows_what_it_declares(objective, behaviour))
+    if refused:
+        first = next(iter(refused.values()))
+        findings.append(Finding(f"refused under {', '.join(refused)}", True, first))
     return [
         *findings,
         _split_changes_nothing(objective),
