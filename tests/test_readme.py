@@ -71,7 +71,7 @@ def test_every_method_that_can_be_named_stands_in_the_table() -> None:
 
     ours = {**kinds(AnyBehaviour), **kinds(AnyObjective)}
     cells = re.findall(r"^\| [^|]+\| (`\w+`(?:, `\w+`)*) \|$", README, flags=re.M)
-    named = [kind for cell in cells for kind in re.findall(r"\w+", cell)]
+    named = [kind for cell in cells if cell != "`kind`" for kind in re.findall(r"\w+", cell)]
     assert sorted(named) == sorted(ours)
 
 
