@@ -235,6 +235,17 @@ def test_value_and_gradient_are_0_where_the_models_agree(
 
 
 @OVER_FORMS
+def test_large_logits_neither_overflow_nor_cost_digits(
+    case: tuple[Form, Plain, oracle.Divergence],
+) -> None:
+    z, log_q = rows(12)
+    z = (z * 64).round() / 64  # so that 512 more is exact in fp32
+    one = torch.ones(len(z))
+    expected = of_form(case[0], z.float(), log_q.float(), one)
+    torch.testing.assert_close(of_form(case[0], z.float() + 512.0, log_q.float(), one), expected)
+
+
+@OVER_FORMS
 def test_the_inputs_are_left_as_they_were(case: tuple[Form, Plain, oracle.Divergence]) -> None:
     z, log_q = rows(10)
     z_before, q_before = z.clone(), log_q.clone()

@@ -62,20 +62,19 @@ class Extrapolated(Sampled):
         weight: Tensor,
         clock: Clock,
     ) -> TokenLoss:
-        """Score N tokens. Metrics: reward (nats), teacher_gain (log q − log π_ref, nats), and
-        importance_weight where there is one.
+        """Score N tokens. Metrics: reward (nats), and importance_weight where there is one.
 
         The value is −R, weighted like the surrogate: an estimate of KL(p‖Q) − log Z. An id that the
         student can draw and the teacher or the reference masks makes it inf.
         """
         del clock
         assert signal.reference_logp is not None, "the signal lacks the reference"
-        log_q, log_r = drawn(signal), signal.reference_logp
         log_p = self.sampled_logp(logits, tokens)
-        reward = self.reward(log_p=log_p.detach(), log_q=log_q, reference_logp=log_r)
+        reward = self.reward(
+            log_p=log_p.detach(), log_q=drawn(signal), reference_logp=signal.reference_logp
+        )
         scored, metrics = self.weighted(log_p=log_p, reward=reward, tokens=tokens, weight=weight)
         metrics["reward"] = mean_part(reward, weight)
-        metrics["teacher_gain"] = mean_part(log_q - log_r, weight)
         return TokenLoss(scored.surrogate, scored.value, metrics)
 
     def reward(self, *, log_p: Tensor, log_q: Tensor, reference_logp: Tensor) -> Tensor:

@@ -47,11 +47,8 @@ class Proximal(Shaped):
 
     def reward(self, *, log_p: Tensor, log_q: Tensor, clock: Clock) -> Tensor:
         del clock
-        impossible = log_p == -torch.inf
-        log_ratio = log_q - log_p.masked_fill(impossible, 0.0)
-        if self.alpha == 1.0:
-            return log_ratio.masked_fill(impossible, 0.0)
-        softened = torch.logaddexp(
-            log_ratio + math.log(self.alpha), log_ratio.new_full((), math.log1p(-self.alpha))
-        )
-        return softened.masked_fill(impossible, 0.0)
+        reward = log_q - log_p
+        if self.alpha < 1.0:
+            floor = reward.new_full((), math.log1p(-self.alpha))
+            reward = torch.logaddexp(reward + math.log(self.alpha), floor)
+        return reward.masked_fill(log_p == -torch.inf, 0.0)

@@ -86,9 +86,8 @@ class Veto(Shaped):
         return linear_to_zero(self.start_beta, clock.step, horizon)
 
     def reward(self, *, log_p: Tensor, log_q: Tensor, clock: Clock) -> Tensor:
-        impossible = log_p == -torch.inf
-        own = log_p.masked_fill(impossible, 0.0) * (1.0 - self.beta(clock))
-        return (log_q - own).masked_fill(impossible, 0.0)
+        reward = log_q - (1.0 - self.beta(clock)) * log_p
+        return reward.masked_fill(log_p == -torch.inf, 0.0)
 
     def loss(
         self,
