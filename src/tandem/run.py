@@ -114,7 +114,7 @@ def evaluate(
     loaded = load_model(own, device=resolve_device(device))
     generation = loaded.model.generation_config
     silenced = () if generation is None else tuple(generation.suppress_tokens or ())
-    alignment = replace(align(loaded, None), teacher_end_ids=silenced)
+    alignment = replace(align(loaded), teacher_end_ids=silenced)
     speaker = Speaker(loaded.model, own_end_ids=loaded.end_ids, alignment=alignment)
     return grade(
         settings,
@@ -153,7 +153,7 @@ def _train(
         run.module,
         run.optimizer,
         config=config,
-        estimate=estimate_memory(config, student, run.module.teachers["teacher"]),
+        estimate=estimate_memory(config, student, run.module),
         world=world,
     )
     listener(Note(str(rehearsed)))
@@ -178,7 +178,7 @@ def _train(
 
 def _silenced(student: LoadedModel, alignment: Alignment) -> list[int]:
     """Ids of the student that are no part of its law in training, and are not its own end."""
-    own = align(student, None)
+    own = align(student)
     ends = set(alignment.teacher_end_ids) - set(own.student_end_ids)
     return sorted({i for i in ends if i < own.size} | set(range(alignment.size, own.size)))
 

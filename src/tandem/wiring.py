@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial, reduce
 from operator import or_
 from pathlib import Path
+
+from transformers import PreTrainedConfig
 
 from tandem.behaviours import Student
 from tandem.evaluation import EvaluationResult
 from tandem.evaluation import evaluate as grade_answers
 from tandem.front.doctor import examine, refuse_failed
 from tandem.front.memory import parts, peak
-from tandem.front.shapes import shape_of
+from tandem.front.shapes import Shape, shape_of
+from tandem.models.cast import load_cast, speaker, teaching
 from tandem.models.loading import DTYPES, LoadedModel, load_model
 from tandem.models.prompts import decode_response, encode_prompt
 from tandem.models.speaker import Speaker
-from tandem.models.vocabulary import Alignment, align
+from tandem.models.vocabulary import Alignment
 from tandem.rollout.engine import Engine
 from tandem.tasks.base import Prompt, Task
 from tandem.training.config import EvaluationSettings, RunConfig
@@ -43,25 +46,30 @@ def assemble(
     """Everything the loop needs, and the whole copy of the student that it decodes with."""
     tracker = open_tracker(config, folder, first=world.first)
     prompts = config.task.prompts("train")
-    student = load_model(config.student, device=world.device)
-    teacher = load_model(config.teacher, device=world.device)
-    checks = examine(config, student=student, teacher=teacher, prompts=prompts)
+    in_turns = config.residency == "one"
+    cast = load_cast(
+        config.student,
+        config.teachers_by_name(),
+        config.reference,
+        device=world.device,
+        teachers_device="cpu" if in_turns else None,
+    )
+    checks = examine(config, cast, prompts=prompts)
     refuse_failed(checks)
     for check in checks:
         if check.status == "warn":
             listener(Note(f"{check.name}: {check.detail}", warning=True))
-    alignment = align(student, teacher)
-    line = config.timeline()
+    alignment, line, student = cast.align(), config.timeline(), cast.student
     needs = reduce(or_, (objective.needs() for objective in line.objectives))
     if max(needs.student_topk, needs.teacher_topk) > alignment.size:
         raise ValueError(
             f"objective.top_k is {max(needs.student_topk, needs.teacher_topk)}, but the models "
             f"share {alignment.size} ids: lower it to that or less"
         )
-    speaks = Speaker(student.model, own_end_ids=student.end_ids, alignment=alignment)
-    teaches = Speaker(teacher.model, own_end_ids=teacher.end_ids, alignment=alignment)
-    module = _step_module(config, teaches, alignment, world)
-    engine = Engine(speaks, {"teacher": teaches}, slots=config.rollout.slots)
+    teachers = teaching(cast, alignment, device=world.device, in_turns=in_turns)
+    reference = None if cast.reference is None else speaker(cast.reference, alignment)
+    module = _step_module(config, teachers, reference, alignment, world)
+    engine = Engine(speaker(student, alignment), teachers, slots=config.rollout.slots)
     run = Run(
         config=config,
         folder=folder,
@@ -73,7 +81,7 @@ def assemble(
         requests=RequestSource(
             prompts,
             encode_student=partial(encode_prompt, student),
-            encode_teacher=partial(encode_prompt, teacher),
+            encode_teachers={n: partial(encode_prompt, one) for n, one in cast.teachers.items()},
             settings=config.rollout,
             seed=config.seed,
             rollouts=line.rollouts,
@@ -88,7 +96,11 @@ def assemble(
 
 
 def _step_module(
-    config: RunConfig, teacher: Speaker, alignment: Alignment, world: World
+    config: RunConfig,
+    teachers: Mapping[str, Speaker],
+    reference: Speaker | None,
+    alignment: Alignment,
+    world: World,
 ) -> StepModule:
     """The student that is trained: fp32 whatever its dtype, sharded, computing in its dtype."""
     master = config.student.model_copy(update={"dtype": "float32"})
@@ -96,8 +108,9 @@ def _step_module(
     if config.training.gradient_checkpointing:
         recompute_layers(trained.model)
     module = StepModule(
-        student=Speaker(trained.model, own_end_ids=trained.end_ids, alignment=alignment),
-        teachers={"teacher": teacher},
+        student=speaker(trained, alignment),
+        teachers=teachers,
+        reference=reference,
         chunk_bytes=config.training.head_chunk_bytes,
     )
     shard(
@@ -185,11 +198,18 @@ def grade(
     )
 
 
-def estimate_memory(config: RunConfig, student: LoadedModel, teacher: Speaker) -> Estimate:
+def estimate_memory(config: RunConfig, student: LoadedModel, module: StepModule) -> Estimate:
+    """The arithmetic of this run's memory, from the loaded models."""
+
+    def shape(config: PreTrainedConfig) -> Shape:
+        return shape_of(config, source="the loaded model")
+
+    reference = module.reference
     components = parts(
         config,
-        student=shape_of(student.model.config, source="the loaded model"),
-        teacher=shape_of(teacher.config, source="the loaded model"),
+        student=shape(student.model.config),
+        teachers={name: shape(teacher.config) for name, teacher in module.teachers.items()},
+        reference=None if reference is None else shape(reference.config),
     )
     return Estimate(
         total=peak(components),

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tandem.front.doctor import Check, examine, refuse_failed
+from tandem.models.cast import Cast
 from tandem.models.loading import LoadedModel
 from tandem.training.config import RunConfig
 
@@ -23,7 +24,7 @@ def _by_name(checks: list[Check]) -> dict[str, Check]:
 
 def _examine(config: RunConfig, student: LoadedModel, teacher: LoadedModel) -> dict[str, Check]:
     prompts = config.task.prompts("train")
-    return _by_name(examine(config, student=student, teacher=teacher, prompts=prompts))
+    return _by_name(examine(config, Cast(student, {"teacher": teacher}), prompts=prompts))
 
 
 def test_a_sound_pair_passes_every_check(config: RunConfig, loaded: Maker) -> None:

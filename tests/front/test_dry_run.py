@@ -51,7 +51,7 @@ def test_a_model_nobody_knows_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_memory_adds_up_by_hand(config: RunConfig) -> None:
-    components = parts(config, student=_shape(1000), teacher=_shape(3000))
+    components = parts(config, student=_shape(1000), teachers={"teacher": _shape(3000)})
     got = {part.name: part.bytes for part in components}
     # 2 prompts × 3 samples = 6 responses in 4 slots of 8 + 16 tokens; all fp32.
     assert got == {
@@ -75,7 +75,9 @@ def test_memory_adds_up_by_hand(config: RunConfig) -> None:
 
 def test_without_a_blend_no_teacher_cache_is_counted(config: RunConfig) -> None:
     plain = config.model_copy(update={"behaviour": Student()})
-    names = [part.name for part in parts(plain, student=_shape(1000), teacher=_shape(3000))]
+    names = [
+        part.name for part in parts(plain, student=_shape(1000), teachers={"teacher": _shape(3000)})
+    ]
     assert "student cache" in names and "teacher cache" not in names
 
 
@@ -134,6 +136,6 @@ def test_responses_that_serve_several_updates_are_counted_once(config: RunConfig
 
 def test_a_phase_that_reads_the_teacher_wants_its_cache(config: RunConfig) -> None:
     phased = {"behaviour": Student(), "phases": (PhaseSettings(until_step=3, behaviour=Teacher()),)}
-    shapes = {"student": _shape(1000), "teacher": _shape(3000)}
+    shapes = {"student": _shape(1000), "teachers": {"teacher": _shape(3000)}}
     names = [part.name for part in parts(config.model_copy(update=phased), **shapes)]
     assert "teacher cache" in names

@@ -140,18 +140,18 @@ def test_shared_size_is_the_smallest_of_rows_and_tokenizer_ids(make_loaded: Any)
     assert (both.student_end_ids, both.teacher_end_ids) == ((3,), (5, 3))
     assert both.aliases == (5,)
     assert align(make_loaded(rows=9, words=WORDS, end_ids=(3,)), teacher).size == 9
-    alone = align(student, None)
+    alone = align(student)
     assert (alone.size, alone.teacher_end_ids) == (12, ())
 
 
 def test_extra_chat_tokens_beyond_the_shared_size_are_a_note(make_loaded: Any) -> None:
     student = make_loaded(rows=16, words=WORDS, end_ids=(3,))
-    teacher = make_loaded(rows=20, words=[*WORDS, "<think>"], end_ids=(12,))
+    teacher = make_loaded(rows=20, words=[*WORDS, "<think>"], end_ids=(12,), path="chat")
     both = align(student, teacher)
     assert both.size == 12
     assert both.notes == (
-        "1 teacher tokens from id 12 on are outside the shared vocabulary",
-        "the heads have 16 (student) and 20 (teacher) rows: both are cut to the shared 12",
+        "1 tokens of 'chat' from id 12 on are outside the shared vocabulary",
+        "the heads have 16 (the student) and 20 ('chat') rows: both are cut to the shared 12",
     )
 
 
@@ -168,10 +168,29 @@ def test_different_tokenizers_are_refused_with_ids_and_both_spellings(make_loade
     teacher = make_loaded(rows=16, words=swapped, end_ids=(3,), path="b")
     with pytest.raises(
         ValueError,
-        match=r"student 'a' and teacher 'b' differ on 2 of 12 shared ids, such as "
-        r"4 \('w4' / 'w5'\), 5 \('w5' / 'w4'\): use two models with one tokenizer",
+        match=r"student 'a' and model 'b' differ on 2 of 12 shared ids, such as "
+        r"4 \('w4' / 'w5'\), 5 \('w5' / 'w4'\): use models with one tokenizer",
     ):
         align(student, teacher)
+
+
+def test_several_teachers_share_one_vocabulary_with_the_student(make_loaded: Any) -> None:
+    student = make_loaded(rows=16, words=WORDS, end_ids=(3,))
+    small = make_loaded(rows=10, words=WORDS, end_ids=(5, 3))
+    other = make_loaded(rows=20, words=WORDS, end_ids=(7,))
+    together = align(student, small, other)
+    # The smallest of all; the ends of both teachers, none of which may occur in a response.
+    assert (together.size, together.end_id) == (10, 3)
+    assert (together.teacher_end_ids, together.aliases) == ((5, 3, 7), (5, 7))
+    # The student's law is one, whichever teacher judges; each teacher keeps its own end.
+    raw = torch.tensor([0.1] * 10, dtype=torch.float64).log()
+    expected = torch.tensor([0.0 if i in (5, 7) else 0.125 for i in range(10)])
+    torch.testing.assert_close(law(raw, (3,), together), expected.double())
+    taught = law(raw, (7,), together)
+    assert float(taught[3]) == pytest.approx(0.1 / 0.8) and float(taught[7]) == 0.0
+    swapped = make_loaded(rows=16, words=["w1", "w0", *WORDS[2:]], end_ids=(3,), path="b")
+    with pytest.raises(ValueError, match=r"student 'tiny' and model 'b' differ on 2 of 10 shared"):
+        align(student, small, swapped)
 
 
 @pytest.mark.data

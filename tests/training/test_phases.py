@@ -106,7 +106,7 @@ def test_a_prompt_that_is_asked_again_is_another_request(recipe: dict[str, Any])
     source = RequestSource(
         prompts,
         encode_student=encode,
-        encode_teacher=encode,
+        encode_teachers={"teacher": encode},
         settings=config.rollout,
         seed=0,
         rollouts=line.rollouts,

@@ -110,7 +110,7 @@ def test_the_estimate_counts_four_copies_of_the_students_weights(
     config = config_from_dict(recipe)
     with open_world(CPU) as world:
         run, student = assemble(config, tmp_path, world, lambda event: None)
-        estimate = estimate_memory(config, student, run.module.teachers["teacher"])
+        estimate = estimate_memory(config, student, run.module)
         numbers = sum(p.numel() for p in run.module.student_model.parameters())
         del run
     # Weights, the copy that rolls out, and AdamW's two moments; gradients come on top.

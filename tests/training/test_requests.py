@@ -49,7 +49,7 @@ def source(
     return RequestSource(
         prompts(count),
         encode_student=encode,
-        encode_teacher=encode_teacher,
+        encode_teachers={"teacher": encode_teacher},
         settings=SETTINGS,
         seed=seed,
         rollouts=steps,

@@ -20,7 +20,7 @@ from tandem.front.dry_run import dry_run as dry_run_text
 from tandem.front.evaluating import plan
 from tandem.front.live import accuracy, answering, quiet_libraries, view
 from tandem.front.recipes import recipe_path
-from tandem.models.loading import load_model
+from tandem.models.cast import load_cast, role_of
 from tandem.objectives import AnyObjective, Objective
 from tandem.settings import Settings
 from tandem.tasks import AnyTask
@@ -101,7 +101,11 @@ def doctor(recipe: str, overrides: Sequence[str]) -> bool:
     checks = diagnose(config)
     console = Console()
     console.print(Text(f"student  {describe(config.student)}"), soft_wrap=True)
-    console.print(Text(f"teacher  {describe(config.teacher)}"), soft_wrap=True)
+    teachers = config.teachers_by_name()
+    for name, settings in teachers.items():
+        console.print(Text(f"{role_of(name, teachers)}  {describe(settings)}"), soft_wrap=True)
+    if config.reference is not None:
+        console.print(Text(f"reference  {describe(config.reference)}"), soft_wrap=True)
     print_checks(checks, console)
     return any(check.status == "fail" for check in checks)
 
@@ -110,8 +114,7 @@ def diagnose(config: RunConfig) -> list[Check]:
     """Load both models of a run and examine them."""
     return examine(
         config,
-        student=load_model(config.student),
-        teacher=load_model(config.teacher),
+        load_cast(config.student, config.teachers_by_name(), config.reference),
         prompts=config.task.prompts("train"),
     )
 

@@ -78,6 +78,8 @@ def _run(
         for method, (name, own) in METHODS.items()
     }
     first = configs["TRB"]
+    if first.teacher is None:
+        raise ValueError("the demo judges one teacher: leave teachers out")
     scores = {
         "teacher": _judge(first.teacher, first, "teacher", problems, console),
         "student before": _judge(first.student, first, "student before", problems, console),

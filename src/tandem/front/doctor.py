@@ -8,12 +8,14 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from tandem.models.cast import Cast, role_of
 from tandem.models.loading import DTYPES, LoadedModel
 from tandem.models.prompts import encode_prompt
 from tandem.models.settings import ModelSettings
-from tandem.models.vocabulary import align, same_weights
+from tandem.models.vocabulary import same_weights
 from tandem.tasks.base import Prompt
 from tandem.training.config import RunConfig
+from tandem.training.teachers import teacher_of
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -33,31 +35,34 @@ class Check:
     detail: str
 
 
-def examine(
-    config: RunConfig,
-    *,
-    student: LoadedModel,
-    teacher: LoadedModel,
-    prompts: Sequence[Prompt],
-) -> list[Check]:
+def examine(config: RunConfig, cast: Cast, *, prompts: Sequence[Prompt]) -> list[Check]:
     """Every check of a run whose models are loaded.
 
     prompts: the training split. Nothing is raised: what is wrong is a check that fails.
     """
-    return [
-        _tokenizers(student, teacher),
-        _end_ids("student", student),
-        _end_ids("teacher", teacher),
-        _padded_rows(student, teacher),
-        _prompt("student", student, prompts),
-        _prompt("teacher", teacher, prompts),
-        _same_model(student, teacher),
-        _dtype("student", student),
-        _dtype("teacher", teacher),
-        _lengths(config, student, teacher, prompts),
-        _context("student", config, student),
-        _context("teacher", config, teacher),
+    everybody = {"student": cast.student, **cast.others}
+    judged = _judged(cast, prompts)
+    checks = [
+        _tokenizers(cast),
+        *(_end_ids(role, loaded) for role, loaded in everybody.items()),
+        _padded_rows(cast),
+        _prompt("student", cast.student, prompts),
     ]
+    for name, teacher in cast.teachers.items():
+        role = role_of(name, cast.teachers)
+        if prompts and not judged[name]:
+            checks.append(Check(f"{role} prompt", "warn", "no prompt is of its domain"))
+        else:
+            checks.append(_prompt(role, teacher, judged[name]))
+        checks.append(_same_model(role, cast.student, teacher))
+    checks += [_dtype(role, loaded) for role, loaded in everybody.items()]
+    checks.append(_lengths(config, cast, prompts))
+    checks += [_context(role, config, loaded) for role, loaded in everybody.items()]
+    if len(cast.teachers) > 1:
+        checks.append(_domains(cast, prompts, judged))
+    if cast.reference is not None:
+        checks.append(_reference(config))
+    return checks
 
 
 def refuse_failed(checks: Sequence[Check]) -> None:
@@ -67,13 +72,43 @@ def refuse_failed(checks: Sequence[Check]) -> None:
             raise ValueError(f"{check.name}: {check.detail}")
 
 
-def _tokenizers(student: LoadedModel, teacher: LoadedModel) -> Check:
+def _judged(cast: Cast, prompts: Sequence[Prompt]) -> dict[str, list[Prompt]]:
+    """The prompts of each teacher; those that have none are left out."""
+    found: dict[str, list[Prompt]] = {name: [] for name in cast.teachers}
+    for prompt in prompts:
+        if prompt.domain in found or len(found) == 1:
+            found[teacher_of(prompt, found)].append(prompt)
+    return found
+
+
+def _domains(cast: Cast, prompts: Sequence[Prompt], judged: dict[str, list[Prompt]]) -> Check:
     try:
-        alignment = align(student, teacher)
+        for prompt in prompts:
+            teacher_of(prompt, cast.teachers)
+    except ValueError as error:
+        return Check("domains", "fail", str(error))
+    counts = ", ".join(f"{name} {len(its):,}" for name, its in judged.items())
+    return Check("domains", "ok", f"prompts by teacher: {counts}")
+
+
+def _reference(config: RunConfig) -> Check:
+    users = [o.kind for o in config.timeline().objectives if o.needs().reference]
+    if users:
+        return Check("reference", "ok", f"{', '.join(users)} compares with it")
+    detail = "no objective of the recipe compares with it: leave it out, it only takes memory"
+    return Check("reference", "warn", detail)
+
+
+def _tokenizers(cast: Cast) -> Check:
+    try:
+        alignment = cast.align()
     except ValueError as error:
         return Check("tokenizers", "fail", str(error))
     notes = "".join(f"; {note}" for note in alignment.notes)
-    return Check("tokenizers", "ok", f"{alignment.size} ids mean the same to both models{notes}")
+    number = "both" if len(cast.others) == 1 else f"all {1 + len(cast.others)}"
+    return Check(
+        "tokenizers", "ok", f"{alignment.size} ids mean the same to {number} models{notes}"
+    )
 
 
 def _end_ids(role: str, loaded: LoadedModel) -> Check:
@@ -90,11 +125,12 @@ def _token(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     return repr(tokenizer.convert_ids_to_tokens(token_id))
 
 
-def _padded_rows(student: LoadedModel, teacher: LoadedModel) -> Check:
-    known = max(student.tokenizer.get_vocab().values()) + 1
+def _padded_rows(cast: Cast) -> Check:
+    known = max(cast.student.tokenizer.get_vocab().values()) + 1
+    rows = " and ".join(f"{loaded.rows} {role}" for role, loaded in cast.others.items())
     detail = (
-        f"{student.rows} student and {teacher.rows} teacher rows for {known} tokens: only shared "
-        "ids are ever sampled or compared"
+        f"{cast.student.rows} student and {rows} rows for {known} tokens: only shared ids are ever "
+        "sampled or compared"
     )
     return Check("padded rows", "ok", detail)
 
@@ -121,16 +157,15 @@ def _reads_thinking(loaded: LoadedModel) -> bool:
     return template is not None and "enable_thinking" in str(template)
 
 
-def _same_model(student: LoadedModel, teacher: LoadedModel) -> Check:
+def _same_model(role: str, student: LoadedModel, teacher: LoadedModel) -> Check:
+    name = "two models" if role == "teacher" else f"student and {role}"
     if same_weights(student, teacher):
-        return Check(
-            "two models", "warn", "teacher and student are equal: there is nothing to learn"
-        )
+        return Check(name, "warn", f"{role} and student are equal: there is nothing to learn")
     sizes = [
         sum(parameter.numel() for parameter in loaded.model.parameters())
         for loaded in (student, teacher)
     ]
-    return Check("two models", "ok", f"{sizes[0]:,} and {sizes[1]:,} parameters, not equal")
+    return Check(name, "ok", f"{sizes[0]:,} and {sizes[1]:,} parameters, not equal")
 
 
 def _dtype(role: str, loaded: LoadedModel) -> Check:
@@ -142,16 +177,16 @@ def _dtype(role: str, loaded: LoadedModel) -> Check:
     return Check(f"{role} dtype", "fail", f"{asked} was asked for, the weights are {found}")
 
 
-def _lengths(
-    config: RunConfig, student: LoadedModel, teacher: LoadedModel, prompts: Sequence[Prompt]
-) -> Check:
+def _lengths(config: RunConfig, cast: Cast, prompts: Sequence[Prompt]) -> Check:
     limit = config.rollout.max_prompt_tokens
     measured = prompts[:: -(-len(prompts) // PROMPTS_MEASURED) or 1]
+
+    def length(prompt: Prompt) -> int:
+        teacher = cast.teachers[teacher_of(prompt, cast.teachers)]
+        return max(len(encode_prompt(cast.student, prompt)), len(encode_prompt(teacher, prompt)))
+
     try:
-        lengths = [
-            max(len(encode_prompt(student, prompt)), len(encode_prompt(teacher, prompt)))
-            for prompt in measured
-        ]
+        lengths = [length(prompt) for prompt in measured]
     except ValueError as error:
         return Check("prompt lengths", "fail", str(error))
     over = sum(length > limit for length in lengths)

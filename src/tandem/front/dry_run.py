@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from tandem.front.memory import ASSUMPTIONS, GIB, Part, parts, peak
 from tandem.front.shapes import Shape, model_shape
+from tandem.models.cast import role_of
 from tandem.training.config import RunConfig, dump_config
 from tandem.training.phases import Stretch
 from tandem.types import Clock
@@ -14,12 +17,14 @@ def dry_run(config: RunConfig) -> str:
 
     Raises ValueError where a model's sizes are not to be had.
     """
-    student, teacher = model_shape(config.student.path), model_shape(config.teacher.path)
+    student = model_shape(config.student.path)
+    teachers = {name: model_shape(one.path) for name, one in config.teachers_by_name().items()}
+    reference = None if config.reference is None else model_shape(config.reference.path)
     sections = [
         "# the resolved run\n" + dump_config(config).rstrip(),
         "# tokens\n" + "\n".join(token_budget(config)),
         "# behaviour by step\n" + "\n".join(schedule(config)),
-        "# memory\n" + "\n".join(_memory(config, student, teacher)),
+        "# memory\n" + "\n".join(_memory(config, student, teachers, reference)),
     ]
     return "\n\n".join(sections)
 
@@ -70,11 +75,17 @@ def _readings(stretch: Stretch) -> list[str]:
     behaviour, first = stretch.behaviour, stretch.start
     clocks = [Clock(k, stretch.end - first) for k in range(stretch.end - first)]
     reading = [clock.step for clock in clocks if behaviour.needs_teacher(clock)]
+    given: list[str] = []
+    source = behaviour.completion_source()
+    if source is not None:
+        where = source.kind if source.cache is None else f"{source.kind} {source.cache}"
+        given = [f"{behaviour.kind}: responses open with given tokens ({where})"]
     if not reading:
-        return [f"{behaviour.kind}: the teacher is not read while rolling out"]
+        return [*given, f"{behaviour.kind}: the teacher is not read while rolling out"]
     lines = [
+        *given,
         f"{behaviour.kind}: the teacher is read in {len(reading)} of {len(clocks)} steps "
-        f"({first + reading[0] + 1} to {first + reading[-1] + 1}), where it costs no second pass"
+        f"({first + reading[0] + 1} to {first + reading[-1] + 1}), where it costs no second pass",
     ]
     shown = sorted({*range(0, reading[-1] + 1, max(1, len(reading) // 5)), reading[-1]})
     for step in shown:
@@ -84,10 +95,15 @@ def _readings(stretch: Stretch) -> list[str]:
     return lines
 
 
-def _memory(config: RunConfig, student: Shape, teacher: Shape) -> list[str]:
-    components = parts(config, student=student, teacher=teacher)
+def _memory(
+    config: RunConfig, student: Shape, teachers: Mapping[str, Shape], reference: Shape | None
+) -> list[str]:
+    components = parts(config, student=student, teachers=teachers, reference=reference)
+    sizes = {"student": student}
+    sizes |= {role_of(name, teachers): shape for name, shape in teachers.items()}
+    sizes |= {} if reference is None else {"reference": reference}
     lines = [
-        f"student sizes: {student.source}; teacher sizes: {teacher.source}",
+        "; ".join(f"{role} sizes: {shape.source}" for role, shape in sizes.items()),
         *(_line(part) for part in components),
         f"{'peak':<24}{_size(peak(components)):>12}   the larger of the two phases",
         "assumed: " + "; ".join(ASSUMPTIONS),

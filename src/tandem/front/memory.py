@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from tandem.front.shapes import Shape
+from tandem.models.cast import role_of
 from tandem.training.config import RunConfig
 
 GIB = 2**30
@@ -32,12 +34,18 @@ class Part:
     arithmetic: str
 
 
-def parts(config: RunConfig, *, student: Shape, teacher: Shape) -> list[Part]:
+def parts(
+    config: RunConfig,
+    *,
+    student: Shape,
+    teachers: Mapping[str, Shape],
+    reference: Shape | None = None,
+) -> list[Part]:
     """The components of one process that trains `config` alone (nothing sharded)."""
     return [
-        *_standing(config, student, teacher),
-        *_rollout(config, student, teacher),
-        *_update(config, student, teacher),
+        *_standing(config, student, teachers, reference),
+        *_rollout(config, student, teachers),
+        *_update(config, student, teachers, reference),
     ]
 
 
@@ -49,47 +57,69 @@ def peak(components: list[Part]) -> int:
     )
 
 
-def _standing(config: RunConfig, student: Shape, teacher: Shape) -> list[Part]:
+def _standing(
+    config: RunConfig, student: Shape, teachers: Mapping[str, Shape], reference: Shape | None
+) -> list[Part]:
     n, copy = student.parameters, BYTES[config.student.dtype]
-    taught = BYTES[config.teacher.dtype]
-    return [
+    found = [
         Part("student weights", "always", 4 * n, f"{_count(n)} × 4 B: fp32, whatever its dtype"),
         Part("AdamW moments", "always", 8 * n, f"{_count(n)} × 2 × 4 B"),
         Part("student that rolls out", "always", copy * n, f"{_count(n)} × {copy} B"),
-        Part(
-            "teacher weights",
-            "always",
-            taught * teacher.parameters,
-            f"{_count(teacher.parameters)} × {taught} B",
-        ),
     ]
+    settings = config.teachers_by_name()
+    taught = [
+        _weights(role_of(name, teachers), teachers[name], settings[name].dtype) for name in teachers
+    ]
+    if config.residency == "one":
+        largest = max(taught, key=lambda part: part.bytes)
+        how = f"{largest.arithmetic}: the largest, one at a time"
+        taught = [Part("teacher weights", "always", largest.bytes, how)]
+    found += taught
+    if reference is not None and config.reference is not None:
+        found.append(_weights("reference", reference, config.reference.dtype))
+    return found
 
 
-def _rollout(config: RunConfig, student: Shape, teacher: Shape) -> list[Part]:
+def _weights(role: str, shape: Shape, dtype: str) -> Part:
+    width = BYTES[dtype]
+    return Part(
+        f"{role} weights",
+        "always",
+        width * shape.parameters,
+        f"{_count(shape.parameters)} × {width} B",
+    )
+
+
+def _rollout(config: RunConfig, student: Shape, teachers: Mapping[str, Shape]) -> list[Part]:
     rollout = config.rollout
     responses = rollout.prompts_per_step * rollout.samples_per_prompt
     slots = min(rollout.slots, responses)
     length = rollout.max_prompt_tokens + rollout.max_new_tokens
-    stretches = config.timeline().stretches
-    blended = any(s.behaviour.needs_teacher(s.first_clock) for s in stretches)
+    laws = [(s.behaviour, s.first_clock) for s in config.timeline().stretches]
+    blended = any(behaviour.needs_teacher(clock) for behaviour, clock in laws)
+    sources = [behaviour.completion_source() for behaviour, _ in laws]
+    # A teacher that writes completions has its cache before the student has its own.
+    answers = any(source is not None and source.kind != "dataset" for source in sources)
     found: list[Part] = []
-    for role, shape, dtype in (
-        ("student", student, config.student.dtype),
-        ("teacher", teacher, config.teacher.dtype),
-    ):
-        if role == "teacher" and not blended:
-            continue
-        each = shape.cache_values * BYTES[dtype]
-        found.append(
-            Part(
-                f"{role} cache",
-                "roll-out",
-                slots * length * each,
-                f"{slots} slots × {length} tokens × {each / 1024:.0f} KiB, all full",
-            )
+
+    def cache(role: str, width: int) -> Part:
+        return Part(
+            f"{role} cache",
+            "roll-out",
+            slots * length * width,
+            f"{slots} slots × {length} tokens × {width / 1024:.0f} KiB, all full",
         )
+
+    found.append(cache("student", student.cache_values * BYTES[config.student.dtype]))
+    if blended or answers:
+        # Teachers roll out one after another.
+        widths = [
+            shape.cache_values * BYTES[config.teachers_by_name()[name].dtype]
+            for name, shape in teachers.items()
+        ]
+        found.append(cache("teacher", max(widths)))
     vectors = VECTORS_BLENDED if blended else VECTORS_STUDENT
-    rows = max(student.rows, teacher.rows)
+    rows = max(student.rows, *(shape.rows for shape in teachers.values()))
     found.append(
         Part(
             "vocabulary vectors",
@@ -101,7 +131,9 @@ def _rollout(config: RunConfig, student: Shape, teacher: Shape) -> list[Part]:
     return found
 
 
-def _update(config: RunConfig, student: Shape, teacher: Shape) -> list[Part]:
+def _update(
+    config: RunConfig, student: Shape, teachers: Mapping[str, Shape], reference: Shape | None
+) -> list[Part]:
     rollout, training = config.rollout, config.training
     tokens = max(
         training.tokens_per_micro_batch, rollout.max_prompt_tokens + rollout.max_new_tokens
@@ -116,14 +148,19 @@ def _update(config: RunConfig, student: Shape, teacher: Shape) -> list[Part]:
     else:
         values = tokens * student.layers * layer
         how = f"{tokens:,} tokens × {student.layers} layers × {layer:,} values"
-    states = tokens * (teacher.hidden * 4 + teacher.intermediate * 3) * BYTES[config.teacher.dtype]
+    settings = config.teachers_by_name()
+    frozen = [(shape, settings[name].dtype) for name, shape in teachers.items()]
+    if reference is not None and config.reference is not None:
+        frozen.append((reference, config.reference.dtype))
+    states = max((s.hidden * 4 + s.intermediate * 3) * BYTES[dtype] for s, dtype in frozen)
     n = student.parameters
     # A micro-batch smaller than a chunk is one chunk.
-    chunk = min(training.head_chunk_bytes, tokens * min(student.rows, teacher.rows) * 4)
+    rows = min(student.rows, *(shape.rows for shape, _ in frozen))
+    chunk = min(training.head_chunk_bytes, tokens * rows * 4)
     return [
         Part("gradients", "update", 4 * n, f"{_count(n)} × 4 B"),
         Part("activations", "update", values * width, f"{how} × {width} B"),
-        Part("teacher's one layer", "update", states, f"{tokens:,} tokens, no gradient"),
+        Part("teacher's one layer", "update", tokens * states, f"{tokens:,} tokens, no gradient"),
         Part(
             "head chunks",
             "update",

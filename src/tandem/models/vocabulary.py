@@ -1,4 +1,4 @@
-"""One vocabulary for two models: shared ids, and one shared end of sequence.
+"""One vocabulary for all models of a run: shared ids, and one shared end of sequence.
 
 Base students and chat teachers end with different ids, and each may have several. Before any
 sampling and any divergence every model's end probability is moved onto one slot (arXiv
@@ -23,10 +23,11 @@ NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """The vocabulary both models speak: ids 0 … size−1, ended by `end_id`.
+    """The vocabulary that the models of a run speak: ids 0 … size−1, ended by `end_id`.
 
-    student_end_ids, teacher_end_ids: each model's own set; ids of either beyond `size` are legal.
-    notes: differences that do no harm, for the doctor.
+    student_end_ids: the student's own set. teacher_end_ids: those of all other models, teachers and
+    reference, together. Ids beyond `size` are legal in both. notes: differences that do no harm,
+    for the doctor.
     """
 
     size: int
@@ -37,34 +38,27 @@ class Alignment:
 
     @property
     def aliases(self) -> tuple[int, ...]:
-        """End ids of either model, other than the shared one: they never occur in a response."""
+        """End ids of any model, other than the shared one: they never occur in a response."""
         union = {*self.student_end_ids, *self.teacher_end_ids}
         return tuple(sorted(union - {self.end_id}))
 
 
-def align(student: LoadedModel, teacher: LoadedModel | None) -> Alignment:
-    """The shared vocabulary of a student and its teacher (or of a model alone).
+def align(student: LoadedModel, *others: LoadedModel) -> Alignment:
+    """The shared vocabulary of a student and the models it is compared with (or of one alone).
 
-    Its size is the smallest of both heads' rows and both tokenizers' highest ids + 1. Raises
+    It is one for all of them, and not one for each pair: the student has one policy, so its law at
+    a prefix must not depend on which teacher judges that response; a token that any of them cannot
+    say, or ends with, is out of every law.
+
+    Its size is the smallest of all heads' rows and all tokenizers' highest ids + 1. Raises
     ValueError, naming some of the differing ids, where the tokenizers disagree on any id of it.
     """
     spoken = _spelling(student.tokenizer)
-    size = min(student.rows, max(spoken) + 1)
+    size = min(min(m.rows, max(_spelling(m.tokenizer)) + 1) for m in (student, *others))
     notes: list[str] = []
-    if teacher is not None:
-        taught = _spelling(teacher.tokenizer)
-        size = min(size, teacher.rows, max(taught) + 1)
-        _refuse_different(spoken, taught, size, student.settings.path, teacher.settings.path)
-        notes = [
-            f"{count} {whose} tokens from id {size} on are outside the shared vocabulary"
-            for whose, vocabulary in (("student", spoken), ("teacher", taught))
-            if (count := sum(i >= size for i in vocabulary))
-        ]
-        if student.rows != teacher.rows:
-            notes.append(
-                f"the heads have {student.rows} (student) and {teacher.rows} (teacher) rows: "
-                f"both are cut to the shared {size}"
-            )
+    for other in others:
+        _refuse_different(spoken, size, student, other)
+        notes += _notes(student, spoken, other, size)
     end_id = student.end_ids[0]
     if end_id >= size:
         raise ValueError(
@@ -75,9 +69,27 @@ def align(student: LoadedModel, teacher: LoadedModel | None) -> Alignment:
         size=size,
         end_id=end_id,
         student_end_ids=student.end_ids,
-        teacher_end_ids=() if teacher is None else teacher.end_ids,
-        notes=tuple(notes),
+        teacher_end_ids=tuple(dict.fromkeys(i for other in others for i in other.end_ids)),
+        notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _notes(
+    student: LoadedModel, spoken: dict[int, str], other: LoadedModel, size: int
+) -> list[str]:
+    """The differences between the student and one other model that do no harm."""
+    name = repr(other.settings.path)
+    notes = [
+        f"{count} tokens of {whose} from id {size} on are outside the shared vocabulary"
+        for whose, vocabulary in (("the student", spoken), (name, _spelling(other.tokenizer)))
+        if (count := sum(i >= size for i in vocabulary))
+    ]
+    if student.rows != other.rows:
+        notes.append(
+            f"the heads have {student.rows} (the student) and {other.rows} ({name}) rows: both are "
+            f"cut to the shared {size}"
+        )
+    return notes
 
 
 def canonicalise(logits: Tensor, *, own_end_ids: tuple[int, ...], alignment: Alignment) -> Tensor:
@@ -130,14 +142,15 @@ def _spelling(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
 
 
 def _refuse_different(
-    spoken: dict[int, str], taught: dict[int, str], size: int, student: str, teacher: str
+    spoken: dict[int, str], size: int, student: LoadedModel, other: LoadedModel
 ) -> None:
-    differing = [i for i in range(size) if spoken.get(i) != taught.get(i)]
+    theirs = _spelling(other.tokenizer)
+    differing = [i for i in range(size) if spoken.get(i) != theirs.get(i)]
     if not differing:
         return
-    named = ", ".join(f"{i} ({spoken.get(i)!r} / {taught.get(i)!r})" for i in differing[:NAMED])
+    named = ", ".join(f"{i} ({spoken.get(i)!r} / {theirs.get(i)!r})" for i in differing[:NAMED])
     raise ValueError(
-        f"the tokenizers of student {student!r} and teacher {teacher!r} differ on "
-        f"{len(differing)} of {size} shared ids, such as {named}: "
-        "use two models with one tokenizer"
+        f"the tokenizers of student {student.settings.path!r} and model {other.settings.path!r} "
+        f"differ on {len(differing)} of {size} shared ids, such as {named}: use models with one "
+        "tokenizer"
     )

@@ -141,6 +141,9 @@ def _interval(row: Row) -> str:
 
 
 def _model(config: Row, role: str) -> str:
+    several = config.get(f"{role}s")
+    if several:
+        return ", ".join(f"{one['path']} ({name})" for name, one in several.items())
     return str(config.get(role, {}).get("path", role))
 
 

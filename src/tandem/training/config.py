@@ -31,6 +31,7 @@ from tandem.training.sections import (
     TrackerSettings,
     TrainingSettings,
 )
+from tandem.training.teachers import ONLY_TEACHER, check_reference, check_teachers
 
 __all__ = [
     "EvaluationSettings",
@@ -53,8 +54,12 @@ class RunConfig(Settings):
     """A whole run: a few plain facts and one section per component.
 
     threads: CPU threads of PyTorch; None leaves its own choice. device: "auto" is CUDA where
-    there is one. phases: in order; after the last one the recipe's own behaviour and objective
-    hold until the end, as they do all along where there are none.
+    there is one.
+    teacher judges everything; teachers, instead, each the prompts of the domain that it is named
+    after. residency: whether all teachers stay on the device, or one at a time. reference: a
+    frozen model that some objectives compare with; it reads the student's prompt.
+    phases: in order; after the last one the recipe's own behaviour and objective hold until the
+    end, as they do all along where there are none.
     """
 
     name: str
@@ -62,7 +67,10 @@ class RunConfig(Settings):
     threads: int | None = Field(default=None, gt=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     student: ModelSettings
-    teacher: ModelSettings
+    teacher: ModelSettings | None = None
+    teachers: dict[str, ModelSettings] = Field(default_factory=dict)
+    residency: Literal["all", "one"] = "all"
+    reference: ModelSettings | None = None
     task: SerializeAsAny[Task]
     behaviour: SerializeAsAny[Behaviour]
     objective: SerializeAsAny[Objective]
@@ -72,6 +80,10 @@ class RunConfig(Settings):
     training: TrainingSettings
     evaluation: EvaluationSettings | None = None
     tracker: TrackerSettings = TrackerSettings()
+
+    def teachers_by_name(self) -> dict[str, ModelSettings]:
+        """All teachers, by the name that requests carry; a single one is called "teacher"."""
+        return dict(self.teachers) if self.teacher is None else {ONLY_TEACHER: self.teacher}
 
     def timeline(self) -> Timeline:
         """What holds at each step of the run."""
@@ -93,7 +105,10 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> RunConfig:
-        check(self.timeline())
+        check_teachers(self.teacher, self.teachers, self.residency)
+        line = self.timeline()
+        check(line)
+        check_reference(line, self.reference)
         return self
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
 from transformers.utils import logging
 
 from tandem.models.loading import LoadedModel
+from tandem.models.settings import ModelSettings
 from tandem.training.checkpoint import sync_folder
 from tandem.training.config import RunConfig, dump_config
+from tandem.training.teachers import ONLY_TEACHER
 
 # Metrics of the last step that a card shows, beside those of the last evaluation.
 SHOWN = ("train/reverse_kl", "rollout/length", "rollout/truncated")
@@ -67,10 +69,10 @@ teacher would have said at every token.
 | | |
 |---|---|
 | student | `{student}` |
-| teacher | `{teacher}` |
+| teacher | {teacher} |
 | task | `{task}` |
-| behaviour | `{behaviour}` |
-| objective | `{objective}` |
+| behaviour | {behaviour} |
+| objective | {objective} |
 | optimiser steps | {steps} |
 | seed | {seed} |
 
@@ -102,7 +104,9 @@ It reads {reads}.
 def model_card(config: RunConfig, metrics: dict[str, float]) -> str:
     """The card: how it was made, what it scored, how to load it. metrics: the last of each key."""
     header = {"library_name": "transformers", "tags": ["tandem", "on-policy-distillation"]}
-    hub_ids = [path for path in (config.student.path, config.teacher.path) if _is_hub_id(path)]
+    teachers = config.teachers_by_name()
+    paths = [config.student.path, *(teacher.path for teacher in teachers.values())]
+    hub_ids = [path for path in dict.fromkeys(paths) if _is_hub_id(path)]
     if hub_ids:
         header["base_model"] = hub_ids
     stretches = config.timeline().stretches
@@ -111,7 +115,7 @@ def model_card(config: RunConfig, metrics: dict[str, float]) -> str:
         front="\n".join(f"{key}: {json.dumps(value)}" for key, value in header.items()),
         name=config.name,
         student=config.student.path,
-        teacher=config.teacher.path,
+        teacher=_named(teachers),
         task=config.task.kind,
         behaviour=_in_turn(stretch.behaviour.kind for stretch in stretches),
         objective=_in_turn(stretch.objective.kind for stretch in stretches),
@@ -123,9 +127,16 @@ def model_card(config: RunConfig, metrics: dict[str, float]) -> str:
     )
 
 
+def _named(teachers: Mapping[str, ModelSettings]) -> str:
+    """One path, or several with the domain that each judges."""
+    if list(teachers) == [ONLY_TEACHER]:
+        return f"`{teachers[ONLY_TEACHER].path}`"
+    return ", ".join(f"`{one.path}` for {name}" for name, one in teachers.items())
+
+
 def _in_turn(kinds: Iterable[str]) -> str:
-    """What came after what, as it stands between the backticks of a table."""
-    return "`, then `".join(kind for kind, _ in groupby(kinds))
+    """What came after what."""
+    return ", then ".join(f"`{kind}`" for kind, _ in groupby(kinds))
 
 
 def _is_hub_id(path: str) -> bool:

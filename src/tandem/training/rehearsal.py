@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +16,12 @@ import psutil
 import torch
 from torch.optim import Optimizer
 
+from tandem.models.speaker import Speaker
 from tandem.training.config import RunConfig
 from tandem.training.optimizer import allocate_state
 from tandem.training.parallel import World
 from tandem.training.step import StepModule
+from tandem.training.teachers import ONLY_TEACHER
 from tandem.training.update import Scored, accumulate_gradient
 from tandem.types import Author, Clock, Request, Rollout, SignalSpec, TeacherSignal
 
@@ -72,7 +74,10 @@ def rehearse(
             torch.empty(estimate.cache_bytes, dtype=torch.uint8, device=world.device)
         for objective in config.timeline().objectives:
             update = largest_update(
-                config, objective.needs(), vocabulary=module.student.vocabulary_size
+                config,
+                objective.needs(),
+                vocabulary=module.student.vocabulary_size,
+                teacher=_largest(module.teachers),
             )
             accumulate_gradient(
                 module,
@@ -122,7 +127,15 @@ def _does_not_fit(estimate: Estimate, limit: int) -> str:
     )
 
 
-def largest_update(config: RunConfig, spec: SignalSpec, *, vocabulary: int) -> Scored:
+def _largest(teachers: Mapping[str, Speaker]) -> str:
+    """The name of the teacher with the most parameters."""
+    sizes = {n: sum(p.numel() for p in one.model.parameters()) for n, one in teachers.items()}
+    return max(sizes, key=sizes.__getitem__)
+
+
+def largest_update(
+    config: RunConfig, spec: SignalSpec, *, vocabulary: int, teacher: str = ONLY_TEACHER
+) -> Scored:
     """The most tokens that one micro-batch can hold, in responses of the greatest length, with
     nothing of the teacher on record."""
     assert spec.student_topk <= vocabulary, "the recipe is checked before it is rehearsed"
@@ -132,7 +145,7 @@ def largest_update(config: RunConfig, spec: SignalSpec, *, vocabulary: int) -> S
     fit = config.training.tokens_per_micro_batch // (len(prompt) + length - 1)
     k = spec.student_topk
     rollout = Rollout(
-        request=Request(id=0, student_ids=prompt, teacher_ids=prompt),
+        request=Request(id=0, student_ids=prompt, teacher_ids=prompt, teacher=teacher),
         ids=torch.zeros(length, dtype=torch.int64),
         behaviour_logp=torch.zeros(length),
         student_logp=torch.zeros(length),

@@ -3,12 +3,13 @@ nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
 from tandem.tasks.base import Prompt
-from tandem.training.config import RolloutSettings
 from tandem.training.parallel import World, share
+from tandem.training.sections import RolloutSettings
+from tandem.training.teachers import teacher_of
 from tandem.types import Request
 
 Encode = Callable[[Prompt], tuple[int, ...]]
@@ -17,13 +18,14 @@ Encode = Callable[[Prompt], tuple[int, ...]]
 class RequestSource:
     """The training prompts that fit, in one random order per epoch, as requests.
 
-    encode_student, encode_teacher: a prompt as each model reads it. rollouts: how many batches of
+    encode_student, encode_teachers: a prompt as each model reads it; of several teachers only the
+    one that judges it (teachers.py) counts. rollouts: how many batches of
     responses will be asked for; only as many prompts are encoded as those need. prompts_of: which
     batch of prompts a roll-out asks, both numbered from 0; the same number by default. `dropped`
     counts the prompts met on the way that were longer than the limit for either model: they are
     never cut.
 
-    Raises ValueError where there are no prompts, or none is short enough.
+    Raises ValueError where there are no prompts, none is short enough, or one has no teacher.
     """
 
     def __init__(
@@ -31,7 +33,7 @@ class RequestSource:
         prompts: Sequence[Prompt],
         *,
         encode_student: Encode,
-        encode_teacher: Encode,
+        encode_teachers: Mapping[str, Encode],
         settings: RolloutSettings,
         seed: int,
         rollouts: int,
@@ -45,19 +47,20 @@ class RequestSource:
         self._prompts_of = prompts_of
         wanted = settings.prompts_per_step * (1 + max(map(prompts_of, range(rollouts))))
         self.prompts: list[Prompt] = []
-        self._encoded: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+        self._encoded: list[tuple[tuple[int, ...], tuple[int, ...], str]] = []
+        judges = [teacher_of(prompt, encode_teachers) for prompt in prompts]
         shortest = None
         for i in _shuffled(len(prompts), seed=seed, epoch=0):
             if len(self.prompts) == wanted:
                 break
-            pair = encode_student(prompts[i]), encode_teacher(prompts[i])
+            pair = encode_student(prompts[i]), encode_teachers[judges[i]](prompts[i])
             length = max(map(len, pair))
             shortest = length if shortest is None else min(shortest, length)
             if length > settings.max_prompt_tokens:
                 self.dropped += 1
                 continue
             self.prompts.append(prompts[i])
-            self._encoded.append(pair)
+            self._encoded.append((*pair, judges[i]))
         if not self.prompts:
             raise ValueError(
                 f"all {self.dropped} training prompts are longer than rollout.max_prompt_tokens "
@@ -74,9 +77,10 @@ class RequestSource:
         requests: list[Request] = []
         for place in share(per_step, world):
             asked = rollout * per_step + place
-            student_ids, teacher_ids = self._encoded[self._index(asked)]
+            student_ids, teacher_ids, teacher = self._encoded[self._index(asked)]
             requests += [
-                Request(asked * samples + s, student_ids, teacher_ids) for s in range(samples)
+                Request(asked * samples + s, student_ids, teacher_ids, teacher=teacher)
+                for s in range(samples)
             ]
         return requests
 
