@@ -82,10 +82,10 @@ class Completions:
 
     def _find(self, source: CompletionSource, asked: list[Request], *, longest: int) -> list[Ids]:
         if source.kind == "dataset":
-            return [self._written(request)[: self._limit] for request in asked]
+            return [self._written(request) for request in asked]
         if source.kind == "teacher":
             fresh = [replace(r, id=_counter("given", self._seed, r.id)) for r in asked]
-            return self._sample(fresh, min(longest, self._limit))
+            return self._sample(fresh, longest)
         assert source.cache is not None, "a cached completion has a folder"
         return self._kept(source.cache, asked)
 

@@ -25,8 +25,7 @@ def rollout_sums(rollouts: Sequence[Rollout], *, behaviour: Behaviour, clock: Cl
             sums.add({f"rollout/{name}": (values.double().sum(), tokens)})
         if spent:
             # Its budget used up, a trust region is the student itself: exactly 0 of both.
-            absent = [name for name in OF_A_BUDGET if name not in rollout.stats]
-            sums.add({f"rollout/{name}": (0.0, tokens) for name in absent})
+            sums.add({f"rollout/{name}": (0.0, tokens) for name in OF_A_BUDGET})
         if behaviour.gives():
             sums.add({"rollout/given": (float(rollout.given), tokens)})
             nothing_drawn = rollout.given == len(rollout)
