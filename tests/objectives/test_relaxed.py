@@ -264,3 +264,11 @@ def test_masked_ids_give_finite_rewards_with_a_floor(fields: dict[str, Any]) -> 
     assert gradient.isfinite().all()
     expected = (LN2 + FLOOR) / 2 if objective.support == "full" else FLOOR
     assert -loss.value.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("mixing", [0.0, 0.2])
+def test_an_id_that_the_student_masks_earns_nothing(mixing: float) -> None:
+    masked = torch.tensor([-math.inf])
+    for log_q in (masked, torch.tensor([-1.0])):
+        reward = Relaxed(mixing=mixing).reward(log_p=masked, log_q=log_q, clock=EARLY)
+        assert reward.tolist() == [0.0]
