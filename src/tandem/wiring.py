@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial, reduce
 from operator import or_
 from pathlib import Path
@@ -15,13 +16,14 @@ from tandem.evaluation import evaluate as grade_answers
 from tandem.front.doctor import examine, refuse_failed
 from tandem.front.memory import parts, peak
 from tandem.front.shapes import Shape, shape_of
-from tandem.models.cast import load_cast, speaker, teaching
+from tandem.models.cast import Cast, load_cast, speaker, teaching
 from tandem.models.loading import DTYPES, LoadedModel, load_model
 from tandem.models.prompts import decode_response, encode_prompt
 from tandem.models.speaker import Speaker
 from tandem.models.vocabulary import Alignment
 from tandem.rollout.engine import Engine
 from tandem.tasks.base import Prompt, Task
+from tandem.training.completions import Completions, check_completions
 from tandem.training.config import EvaluationSettings, RunConfig
 from tandem.training.events import Listener, Note
 from tandem.training.loop import Run
@@ -60,6 +62,8 @@ def assemble(
         if check.status == "warn":
             listener(Note(f"{check.name}: {check.detail}", warning=True))
     alignment, line, student = cast.align(), config.timeline(), cast.student
+    for stretch in line.stretches:
+        check_completions(stretch.behaviour, prompts)
     needs = reduce(or_, (objective.needs() for objective in line.objectives))
     if max(needs.student_topk, needs.teacher_topk) > alignment.size:
         raise ValueError(
@@ -70,6 +74,15 @@ def assemble(
     reference = None if cast.reference is None else speaker(cast.reference, alignment)
     module = _step_module(config, teachers, reference, alignment, world)
     engine = Engine(speaker(student, alignment), teachers, slots=config.rollout.slots)
+    requests = RequestSource(
+        prompts,
+        encode_student=partial(encode_prompt, student),
+        encode_teachers={n: partial(encode_prompt, one) for n, one in cast.teachers.items()},
+        settings=config.rollout,
+        seed=config.seed,
+        rollouts=line.rollouts,
+        prompts_of=line.prompts_of,
+    )
     run = Run(
         config=config,
         folder=folder,
@@ -78,21 +91,72 @@ def assemble(
         optimizer=make_optimizer(module.student_model.parameters(), config.optimizer),
         rollout_student=student.model,
         engine=engine,
-        requests=RequestSource(
-            prompts,
-            encode_student=partial(encode_prompt, student),
-            encode_teachers={n: partial(encode_prompt, one) for n, one in cast.teachers.items()},
-            settings=config.rollout,
-            seed=config.seed,
-            rollouts=line.rollouts,
-            prompts_of=line.prompts_of,
-        ),
+        requests=requests,
+        completions=_completions(config, cast, alignment, teachers, requests, world),
         decode=lambda rollout: decode_response(student.tokenizer, rollout.ids, alignment),
         evaluate=_evaluator(config, engine, student, alignment, world),
         tracker=tracker,
         listener=listener,
     )
     return run, student
+
+
+def _completions(
+    config: RunConfig,
+    cast: Cast,
+    alignment: Alignment,
+    teachers: Mapping[str, Speaker],
+    requests: RequestSource,
+    world: World,
+) -> Completions:
+    tokenizer = cast.student.tokenizer
+
+    def encode(prompt: Prompt) -> tuple[int, ...] | None:
+        if not prompt.completion:
+            return None
+        return (*tokenizer.encode(prompt.completion, add_special_tokens=False), alignment.end_id)
+
+    models = ", ".join(
+        f"{one.settings.path} ({one.settings.dtype}, ends {list(one.end_ids)})"
+        for one in cast.teachers.values()
+    )
+    return Completions(
+        encode=encode,
+        prompt_of=requests.prompt_of,
+        sample=_sampler(teachers, slots=config.rollout.slots),
+        limit=config.rollout.max_new_tokens,
+        samples_per_prompt=config.rollout.samples_per_prompt,
+        seed=config.seed,
+        # All that an answer depends on besides the prompt as its teacher reads it.
+        identity=f"{models} over {alignment.size} ids ended by {alignment.end_id} and without "
+        f"{list(alignment.aliases)}",
+        rank=world.rank,
+    )
+
+
+def _sampler(
+    teachers: Mapping[str, Speaker], *, slots: int
+) -> Callable[[list[Request], int], list[tuple[int, ...]]]:
+    """Each teacher alone: requests, which it reads as the teacher, to at most n new tokens each."""
+    engines = {name: Engine(teacher, {}, slots=slots) for name, teacher in teachers.items()}
+
+    def sample(requests: list[Request], longest: int) -> list[tuple[int, ...]]:
+        found: dict[int, tuple[int, ...]] = {}
+        for name, engine in engines.items():
+            own = [replace(r, student_ids=r.teacher_ids) for r in requests if r.teacher == name]
+            rollouts = engine.generate(
+                own,
+                behaviour=Student(),
+                clock=Clock(0, 1),
+                sampling=Sampling(longest),
+                # The requests' ids have the run's seed folded in, where it counts.
+                seed=0,
+                record=SignalSpec(),
+            )
+            found |= {r.request.id: tuple(r.ids.tolist()) for r in rollouts}
+        return [found[request.id] for request in requests]
+
+    return sample
 
 
 def _step_module(

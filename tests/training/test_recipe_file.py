@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,19 @@ def test_what_a_kind_lacks_is_told_of_whoever_named_the_kind(base: None) -> None
         "behaviour.kind is 'studnt' in override 'behaviour=studnt', which is no behaviour; did you "
         "mean 'student'?"
     )
+
+
+def test_what_the_page_on_recipes_shows_loads(recipe: dict[str, Any]) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
+    blocks = [yaml.safe_load(b) for b in re.findall(r"```yaml\n(.*?)```", text, flags=re.S)]
+    shown = {key: block for block in blocks for key in block}
+    training = {"training": {"steps": 100}}
+    line = config_from_dict(recipe | training | shown["phases"]).timeline()
+    assert [(s.start, s.end) for s in line.stretches] == [(0, 50), (50, 100)]
+    assert (line.at(0).objective.kind, line.at(50).prompts) == ("supervised", 0)
+    del recipe["teacher"]
+    config = config_from_dict(recipe | shown["teachers"])
+    assert (list(config.teachers), config.residency) == (["math", "code"], "one")
 
 
 def test_whole_sections_come_before_what_is_said_of_their_keys(base: None) -> None:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from tandem.rollout.engine import Engine
 from tandem.training.checkpoint import save_checkpoint
+from tandem.training.completions import Completions
 from tandem.training.config import RunConfig
 from tandem.training.events import Evaluated, Listener, Phase, PhaseName, Saved, StepDone
 from tandem.training.metrics import rollout_sums
@@ -37,6 +38,7 @@ SAMPLES_KEPT = 4
 class Run:
     """Everything the loop works with.
 
+    completions: fills in the tokens that a behaviour gives.
     module: the sharded step module. rollout_student: the whole copy that `engine` decodes with.
     evaluate: (step, progress) to the `eval/...` keys; None where the recipe has no evaluation.
     decode: a rollout's text.
@@ -50,6 +52,7 @@ class Run:
     rollout_student: nn.Module
     engine: Engine
     requests: RequestSource
+    completions: Completions
     decode: Callable[[Rollout], str]
     evaluate: Evaluate | None
     tracker: Tracker
@@ -183,6 +186,7 @@ def roll_out(run: Run, now: Moment, step: int) -> Rolled:
     requests = run.requests(step // config.training.updates_per_rollout, run.world)
     report = partial(_rolling, run, step + 1)
     report(len(requests), 0, 0)
+    requests = run.completions(requests, behaviour=now.behaviour, clock=now.clock)
     rollouts = run.engine.generate(
         requests,
         behaviour=now.behaviour,
