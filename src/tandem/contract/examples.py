@@ -66,6 +66,7 @@ _OBJECTIVES: dict[str, list[Fields]] = {
     "drift_gate": [
         {"tau": 1.0, "objective": {"kind": "reverse_kl", "support": "sampled"}},
         {"tau": 1.0, "objective": {"kind": "reverse_kl", "support": "sampled"} | _EXACT},
+        {"tau": 1.0, "objective": {"kind": "reverse_kl", "top_k": 3}},
     ],
     "supervised": [{}],
     "constant_advantage": [{}],

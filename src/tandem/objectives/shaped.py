@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from tandem.core.estimators import policy_gradient
 from tandem.core.support import Scored
 from tandem.objectives.base import Prefixes, TokenLoss, mean_part
 from tandem.objectives.sampled import Sampled, drawn, expected_reward, refuse_limit
@@ -82,10 +83,12 @@ class Shaped(Sampled):
                 log_p=torch.log_softmax(logits.detach(), dim=-1), log_q=signal.logp, clock=clock
             )
             advantage = reward - expected_reward(logits=logits, reward=every)
-        scored, metrics = self.weighted(log_p=log_p, reward=advantage, tokens=tokens, weight=weight)
         correction = self.correction(log_p=log_p, reward=advantage, tokens=tokens)
-        value = -reward if correction is None else -reward * correction
-        metrics["reward"] = mean_part(reward, weight)
+        scored = policy_gradient(log_p=log_p, reward=advantage, weight=correction)
+        value = policy_gradient(log_p=log_p.detach(), reward=reward, weight=correction).value
+        metrics = {"reward": mean_part(reward, weight)}
+        if correction is not None:
+            metrics["importance_weight"] = mean_part(correction, weight)
         return TokenLoss(scored.surrogate, value, metrics)
 
     def _full(

@@ -152,14 +152,15 @@ RUN_PLOTS: tuple[Plot, ...] = (
         "Reverse KL",
         "nats per token on visited prefixes",
         (Line("train/reverse_kl", "reverse KL"),),
-        note="KL(student‖teacher): exact, or with the tokens off the objective's support as one "
-        "event, which bounds it from below.",
+        note="KL(student‖teacher) as the objective measures it: exact over the full vocabulary, "
+        "else on its support.",
     ),
     Plot(
         "Loss",
         "nats per token",
         (Line("train/loss", "loss"),),
-        note="The objective's own value. On a truncated support it may be negative.",
+        note="The objective's own value, by the step's divisor. It may be negative on a truncated "
+        "support.",
     ),
     Plot(
         "Teacher entropy",

@@ -83,10 +83,11 @@ class StepModule(nn.Module):
             trained = weight != 0
             loss = (weight * result.surrogate.masked_fill(~trained, 0.0)).sum()
             sums.add(result.metrics)
-            value = result.value.masked_fill(~trained, 0.0).sum()
-            sums.add({objective.value_name: (value, trained.sum())})
-            # The loss is divided like its gradient, by the step's denominator, and not here.
-            sums.add({"loss": (loss, 0.0)})
+            value = result.value.masked_fill(~trained, 0.0)
+            sums.add({objective.value_name: (value.sum(), trained.sum())})
+            # What is logged is the value and not the surrogate, whose size means nothing; it is
+            # divided like the gradient, by the step's denominator, and not here.
+            sums.add({"loss": ((weight * value).sum(), 0.0)})
             if signal.entropy is not None:
                 sums.add({"teacher_entropy": (signal.entropy.sum(), float(len(tokens)))})
             return loss * scale
