@@ -7,7 +7,7 @@ K support size, H hidden size. Every per-token array is aligned to the token it 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
 from typing import Any, Literal, Self
 
@@ -86,6 +86,14 @@ class SignalSpec:
         """All that either asks for; of two supports of one kind the larger."""
         return SignalSpec(
             **{f.name: max(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
+        )
+
+    def within(self, vocabulary: int) -> SignalSpec:
+        """The same on a vocabulary of that size: of 15 ids, the 64 most likely are all 15."""
+        return replace(
+            self,
+            student_topk=min(self.student_topk, vocabulary),
+            teacher_topk=min(self.teacher_topk, vocabulary),
         )
 
     @property

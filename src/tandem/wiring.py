@@ -66,10 +66,8 @@ def assemble(
         check_completions(stretch.behaviour, prompts)
     needs = reduce(or_, (objective.needs() for objective in line.objectives))
     if max(needs.student_topk, needs.teacher_topk) > alignment.size:
-        raise ValueError(
-            f"objective.top_k is {max(needs.student_topk, needs.teacher_topk)}, but the models "
-            f"share {alignment.size} ids: lower it to that or less"
-        )
+        asked = max(needs.student_topk, needs.teacher_topk)
+        listener(Note(f"top_k is {asked} and the models share {alignment.size} ids: all of them"))
     teachers = teaching(cast, alignment, device=world.device, in_turns=in_turns)
     reference = None if cast.reference is None else speaker(cast.reference, alignment)
     module = _step_module(config, teachers, reference, alignment, world)

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tandem import run as api
 from tandem.objectives import ReverseKL, TokenLoss
 from tandem.training.config import config_from_dict
-from tandem.training.events import Event, Finished, Phase, Saved, Started, StepDone
+from tandem.training.events import Event, Finished, Note, Phase, Saved, Started, StepDone
 from tandem.training.update import NotFinite
 from tandem.types import Clock
 
@@ -253,11 +253,23 @@ def test_gradient_checkpointing_changes_no_number(
             assert a[key] == pytest.approx(b[key], rel=1e-4, abs=1e-6), key
 
 
-def test_too_large_a_top_k_is_refused_before_anything_runs(
-    recipe: dict[str, Any], tmp_path: Path
+@pytest.mark.parametrize("support", ["student_topk", "teacher_topk"])
+def test_a_support_larger_than_the_vocabulary_is_all_of_it(
+    recipe: dict[str, Any], tmp_path: Path, support: str
 ) -> None:
-    with pytest.raises(ValueError, match=r"objective.top_k is 16, but the models share 15 ids"):
-        train(recipe, tmp_path, "objective.top_k=16")
+    said: list[str] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Note):
+            said.append(event.text)
+
+    found: list[list[dict[str, Any]]] = []
+    for k in (15, 64):
+        fields = (f"objective.support={support}", f"objective.top_k={k}", f"name=top-{k}")
+        result = train(recipe, tmp_path, *fields, "training.steps=2", listener=listen)
+        found.append(without_times(lines(result.folder)))
+    assert found[0] == found[1]
+    assert "top_k is 64 and the models share 15 ids: all of them" in said
 
 
 def test_evaluating_the_final_folder_gives_the_last_evaluation_of_the_run(

@@ -34,18 +34,12 @@ class Scores:
 class Recorder:
     """Buffers for `slots` responses of up to `length` tokens, written at `slot·length + position`.
 
-    Three of them, by type: fp32 numbers, token ids, hidden states. Raises ValueError where the
-    signal asks for more ids than the vocabulary has.
+    Three of them, by type: fp32 numbers, token ids, hidden states. A support larger than the
+    vocabulary is all of it.
     """
 
     def __init__(self, spec: SignalSpec, *, slots: int, length: int, vocabulary: int) -> None:
-        for name, k in (("student_topk", spec.student_topk), ("teacher_topk", spec.teacher_topk)):
-            if not 0 <= k <= vocabulary:
-                raise ValueError(
-                    f"{name} is {k}, but the shared vocabulary has {vocabulary} ids: "
-                    f"give a number from 0 to {vocabulary}"
-                )
-        self._spec = spec
+        self._spec = spec.within(vocabulary)
         self._numbers = _Table(slots, length, torch.float32)
         self._ids = _Table(slots, length, torch.int32)
         self._hidden: _Table | None = None

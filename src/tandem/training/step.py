@@ -176,6 +176,7 @@ def complete(
     """
     with torch.no_grad():
         logp = torch.log_softmax(teacher_logits, dim=-1)
+        spec = spec.within(logp.shape[-1])
         sampled, student_topk = signal.sampled_logp, signal.student_topk_logp
         teacher_ids, teacher_topk = signal.teacher_topk_ids, signal.teacher_topk_logp
         if spec.sampled and sampled is None:
