@@ -12,11 +12,42 @@ from tandem.cli import app
 from tandem.front.recipes import own_recipes
 from tandem.training.config import config_from_dict, dump_config, load_config
 
-RUNS = sorted(name for name, path in own_recipes().items() if "rollout:" in path.read_text())
+RUNS = sorted(
+    name
+    for name, path in own_recipes().items()
+    if path.parent.name in ("trb", "tropd") or "rollout:" in path.read_text()
+)
+TRB_ROWS = ("opd", "trb", "temperature", "sft_warmup", "skd", "veto", "fixed_budget")
+TROPD_ROWS = (
+    *("opd", "forward_kl", "jsd", "entropy_20", "clip_outlier", "mask_outlier"),
+    *("forward_kl_outlier", "tropd_mask", "tropd_clip", "tropd"),
+    *("eopd", "reopold", "aopd", "tropd_aopd"),
+)
 
 
-def test_the_recipes_of_the_paper_and_of_the_demo_are_there() -> None:
-    assert {"arithmetic", "qwen3_0.6b_from_4b_trb", "qwen3_1.7b_from_8b_trb"} <= set(RUNS)
+def test_the_recipes_of_the_papers_and_of_the_demo_are_there() -> None:
+    rows = {
+        f"papers/trb/{pair}_{row}" for pair in ("1.7b_from_8b", "0.6b_from_4b") for row in TRB_ROWS
+    }
+    rows |= {f"papers/tropd/1.5b_from_7b_{row}" for row in TROPD_ROWS}
+    others = {"arithmetic", "qwen3_0.6b_from_4b_trb", "qwen3_1.7b_from_8b_trb"}
+    assert set(RUNS) == rows | others
+
+
+def test_rows_of_one_table_differ_in_nothing_but_their_method() -> None:
+    free = {"name", "behaviour", "objective", "phases", "training"}
+    for folder in ("trb/1.7b_from_8b", "trb/0.6b_from_4b", "tropd/1.5b_from_7b"):
+        configs = [
+            load_config(own_recipes()[name]).model_dump(mode="json")
+            for name in RUNS
+            if name.startswith(f"papers/{folder}")
+        ]
+        shared = [{k: v for k, v in config.items() if k not in free} for config in configs]
+        assert all(config == shared[0] for config in shared)
+        # The SFT warm-up comes before the steps that all rows have.
+        steps = {config["training"].pop("steps") for config in configs}
+        assert steps <= {200} or steps == {400, 425}
+        assert all(config["training"] == configs[0]["training"] for config in configs)
 
 
 @pytest.mark.parametrize("name", RUNS)
