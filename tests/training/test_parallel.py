@@ -38,6 +38,7 @@ def results() -> dict[str, Any]:
 def test_two_ranks_equal_one_process_to_six_digits(results: dict[str, Any], name: str) -> None:
     one, two = results["one"][name], results["two"][name]
     assert two["norm"] == pytest.approx(one["norm"], rel=1e-6, abs=1e-9)
+    assert two["plan"] == pytest.approx(one["plan"], rel=1e-6)
     assert two["means"].keys() == one["means"].keys()
     for key, value in one["means"].items():
         assert two["means"][key] == pytest.approx(value, rel=1e-6, abs=1e-9), key
@@ -50,7 +51,8 @@ def test_two_ranks_equal_one_process_to_six_digits(results: dict[str, Any], name
 def test_the_cases_differ(results: dict[str, Any]) -> None:
     norms = [results["one"][case.name]["norm"] for case in CASES if sum(case.counts)]
     assert min(norms) > 1e-2
-    assert results["one"]["both empty"]["norm"] == 0.0
+    for name in ("both empty", "a plan with a sweep, both empty"):
+        assert results["one"][name]["norm"] == 0.0
 
 
 def test_a_world_of_one_opens_again_and_again() -> None:

@@ -16,16 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sweep_cases import Selective, make_cast
 from torch import nn
 from training_tiny import ALIGNMENT, CLOCK, roll_out, step_module, tiny_model, tiny_pair
 
 from tandem.behaviours import TrustRegionBlend
 from tandem.models.speaker import Speaker
-from tandem.objectives import ReverseKL
+from tandem.objectives import Objective, ReverseKL
 from tandem.training.config import OptimizerSettings
 from tandem.training.optimizer import make_optimizer
 from tandem.training.parallel import World, copy_weights, open_world, shard
-from tandem.training.step import decoder_layers, recompute_layers
+from tandem.training.step import StepModule, decoder_layers, recompute_layers
 from tandem.training.update import accumulate_gradient, apply_gradient, score
 from tandem.types import Rollout
 
@@ -34,15 +35,17 @@ BLEND = TrustRegionBlend(budget=0.05, warmup_steps=4)
 
 @dataclass(frozen=True)
 class Case:
-    """counts: rollouts of each of two ranks. budget: padded tokens of a micro-batch."""
+    """counts: rollouts of each of two ranks. budget: padded tokens of a micro-batch. several: two
+    teachers and a reference."""
 
     name: str
-    objective: ReverseKL
+    objective: Objective
     counts: tuple[int, int] = (3, 3)
     tied: bool = False
     recompute: bool = False
     teacher_dtype: torch.dtype = torch.float32
     blend: bool = False
+    several: bool = False
     budget: int = 30
 
 
@@ -56,26 +59,37 @@ CASES = [
     Case("uneven", FULL, counts=(5, 1), tied=True),
     Case("one rank empty", TOP, counts=(4, 0), tied=True),
     Case("both empty", FULL, counts=(0, 0)),
+    Case("a plan with a sweep", Selective(top_k=4)),
+    Case("a plan with a sweep, one rank empty", Selective(top_k=4), counts=(0, 4)),
+    Case("a plan with a sweep, all on record", Selective(top_k=4), counts=(5, 1), blend=True),
+    Case("a plan with a sweep, both empty", Selective(top_k=4), counts=(0, 0)),
+    Case("several teachers", FULL, counts=(1, 4), several=True),
+    Case("several teachers, a plan with a sweep", Selective(top_k=4), several=True),
 ]
 
 
-def rollouts_of(case: Case, student: Speaker, teacher: Speaker) -> list[Rollout]:
-    if not sum(case.counts):
-        return []
+def made(case: Case) -> tuple[StepModule, list[Rollout]]:
+    """The step module and the rollouts of both ranks."""
+    count = sum(case.counts)
+    if case.several:
+        cast = make_cast()
+        return cast.module(), cast.roll_out(case.objective, count=count)
+    student, teacher = tiny_pair(tied=case.tied, teacher_dtype=case.teacher_dtype)
     options: dict[str, Any] = {"behaviour": BLEND} if case.blend else {}
-    return roll_out(student, teacher, case.objective, count=sum(case.counts), **options)
+    rollouts: list[Rollout] = []
+    if count:
+        rollouts = roll_out(student, teacher, case.objective, count=count, **options)
+    if case.recompute:
+        recompute_layers(student.model)
+    return step_module(student, teacher), rollouts
 
 
 def run_case(case: Case, world: World) -> dict[str, Any]:
-    student, teacher = tiny_pair(tied=case.tied, teacher_dtype=case.teacher_dtype)
-    rollouts = rollouts_of(case, student, teacher)
-    own = rollouts
+    module, rollouts = made(case)
+    student, own = module.student, rollouts
     if world.size == 2:
         first = case.counts[0]
         own = rollouts[:first] if world.rank == 0 else rollouts[first:]
-    if case.recompute:
-        recompute_layers(student.model)
-    module = step_module(student, teacher)
     shard(
         module,
         layers=decoder_layers(student.model),
@@ -109,7 +123,9 @@ def run_case(case: Case, world: World) -> dict[str, Any]:
     norm = apply_gradient(optimizer, parameters, clip_norm=0.5, loss=loss, step=1)
     whole = Speaker(tiny_model(99, rows=40, tied=case.tied), own_end_ids=(1,), alignment=ALIGNMENT)
     copy_weights(student.model, whole.model)
-    return {"norm": norm, "means": means, "weights": checked(whole.model)}
+    planned = torch.cat([torch.zeros(0), *scored.weights]).double().sum()
+    plan = [scored.denominator, float(world.sum(planned))]
+    return {"norm": norm, "means": means, "plan": plan, "weights": checked(whole.model)}
 
 
 def checked(model: nn.Module) -> dict[str, list[float]]:

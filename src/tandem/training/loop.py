@@ -105,14 +105,14 @@ def train_loop(run: Run, *, start: int) -> LoopEnd:
         while step < training.steps and not interrupted:
             # Roll out: fresh responses by the current student, under the behaviour of this step.
             rolled = roll_out(run, line.at(step), step)
-            waited = rolled.seconds
+            responses, waited = rolled.rollouts, rolled.seconds
 
             for _ in range(training.updates_per_rollout):
                 now, began = line.at(step), perf_counter()
 
                 # Score: which tokens count, how much each, and the one divisor of the step.
                 scored = score(
-                    rolled.rollouts,
+                    responses,
                     module=module,
                     objective=now.objective,
                     clock=now.clock,
@@ -120,7 +120,9 @@ def train_loop(run: Run, *, start: int) -> LoopEnd:
                     drop_truncated=config.rollout.truncated == "drop",
                     token_budget=training.tokens_per_micro_batch,
                     world=world,
+                    reused=training.updates_per_rollout > 1,
                 )
+                responses = scored.rollouts  # with what the teacher said, which does not age
 
                 # Update: the gradient of the whole step, then one move.
                 if now.resets:

@@ -46,17 +46,19 @@ def score(
     drop_truncated: bool,
     token_budget: int,
     world: World,
+    reused: bool = False,
 ) -> Scored:
     """Decide what this step trains on and what it divides by, before any gradient.
 
     What the plan reads and the rollouts did not record is filled in by a sweep without gradients.
-    drop_truncated: leave out responses that hit the length limit. Collective.
+    drop_truncated: leave out responses that hit the length limit. reused: other updates will train
+    on these rollouts too, so that the teacher is better asked once, here. Collective.
     """
     kept = [r for r in rollouts if r.ended == "eos" or not drop_truncated]
     if objective.needs().gate:
         kept = [replace(r, gate=_gates(r, seed)) for r in kept]
     spec = objective.planned()
-    if spec != SignalSpec() and not objective.needs().dense:
+    if (reused or spec != SignalSpec()) and not objective.needs().dense:
         spec |= objective.needs()  # once the teacher runs: then the update need not run it again
     kept = _swept(kept, module, spec, token_budget=token_budget, world=world)
     tokens, signal = together(kept)
