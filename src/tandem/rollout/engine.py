@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from tandem.behaviours.base import Behaviour
+from tandem.rollout.attention import attending
 from tandem.rollout.lane import Lane
 from tandem.rollout.protocol import SpeakerLike
 from tandem.rollout.queue import Job
@@ -80,7 +81,8 @@ class Engine:
                 on_progress(done[0], done[1])
 
         terms = Terms(behaviour, clock, sampling, seed, record, policy_version)
-        with torch.inference_mode():
+        used = [self.student, *(self.teachers[name] for name in groups if name is not None)]
+        with torch.inference_mode(), attending(used):
             for name, jobs in groups.items():
                 slots = min(self.slots, len(jobs))
                 speakers = [self.student] + ([] if name is None else [self.teachers[name]])

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from tandem.rollout import attention
 from tandem.rollout.cache import SlotCache
 from tandem.rollout.protocol import SpeakerLike
 
@@ -32,6 +33,9 @@ class Lane:
         # Per row, on the device: the token to feed next, and the position it will have.
         self._state = torch.zeros(2, rows, dtype=torch.int64, device=device)
         self._slots = torch.arange(capacity, device=device)
+        # The mask of rows that attend to every slot, where it saves the work of a true one.
+        taken = speaker.config._attn_implementation == attention.NAME
+        self._whole = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device) if taken else None
         # The positions once more on the host, where shapes are decided without waiting.
         self.lengths: list[int] = []
 
@@ -85,8 +89,12 @@ class Lane:
         positions_BL = self._state[POSITION, :rows, None]
         if fed > 1:
             positions_BL = positions_BL + self._slots[:fed]
-        used = self.cache.window(max(self.lengths) + fed)
-        mask_B1LS = self._slots[:used] <= positions_BL[:, None, :, None]
+        longest = max(self.lengths)
+        if fed == 1 and self._whole is not None and min(self.lengths) == longest:
+            used, mask_B1LS = longest + 1, self._whole
+        else:
+            used = self.cache.window(longest + fed)
+            mask_B1LS = self._slots[:used] <= positions_BL[:, None, :, None]
         self.cache.aim(positions_BL, rows=rows, used=used)
         return self.speaker.hidden(tokens_BL, positions_BL, mask=mask_B1LS, cache=self.cache)
 

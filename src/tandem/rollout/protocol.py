@@ -40,7 +40,8 @@ class SpeakerLike(Protocol):
     ) -> Tensor:
         """[B, L], [B, L] → [B, L, H]: the body only.
 
-        mask: bool [B, 1, L, S], True = attend; None is causal attention within the input.
+        mask: bool, broadcast to [B, 1, L, S], True = attend; None is causal attention within the
+        input.
         """
         ...
 
