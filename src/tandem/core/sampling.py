@@ -13,6 +13,8 @@ from torch import Tensor
 BLOCK = 512
 # Below this a second level costs more calls than the pass it saves.
 ONE_LEVEL = 640
+# The largest float64 below 1: this share of a total is always less than the total.
+BELOW_ONE = 1.0 - 2.0**-53
 
 
 @torch.no_grad()
@@ -26,32 +28,35 @@ def sample(logp: Tensor, u: Tensor) -> Tensor:
     """
     rows, size = logp.shape
     assert u.shape == (rows,), f"one uniform per row: {tuple(u.shape)} for {rows} rows"
-    target = u.to(torch.float64)
     if size <= ONE_LEVEL:
-        return _pick(logp.exp().to(torch.float64), target)[0]
+        return _cell(logp.exp(), u)[0]
     blocks = -(-size // BLOCK)
     mass = torch.empty(rows, blocks * BLOCK, dtype=logp.dtype, device=logp.device)
     mass[:, size:] = 0.0
     torch.exp(logp, out=mass[:, :size])
     mass_BNK = mass.view(rows, blocks, BLOCK)
-    block, target = _pick(mass_BNK.sum(-1).to(torch.float64), target)
+    sums_BN = mass_BNK.sum(-1)
+    block, cumulative, target = _cell(sums_BN, u)
+    # Where in its block u falls is again a uniform, given the block: the draw of the next level.
+    here = block[:, None]
+    width = sums_BN.gather(-1, here).to(torch.float64)
+    start = cumulative.gather(-1, here) - width
+    inner = ((target - start) / width).clamp(0.0, BELOW_ONE)[:, 0]
     chosen_BK = mass_BNK[torch.arange(rows, device=logp.device), block]
-    return block * BLOCK + _pick(chosen_BK.to(torch.float64), target)[0]
+    return block * BLOCK + _cell(chosen_BK, inner)[0]
 
 
-def _pick(mass: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Inverse CDF of unnormalised mass [B, M] at u [B]: the cell [B], and where in it u falls.
+def _cell(mass: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Inverse CDF of unnormalised mass [B, M] at u [B], below 1: the cell [B], and in float64 the
+    cumulative mass [B, M] and the point of it that u is [B, 1].
 
-    The second result, in [0, 1], is again a uniform given the cell: the next level's draw.
+    Few operations: over a small vocabulary each costs more to call than to compute.
     """
-    cumulative = mass.cumsum(-1)
+    cumulative = mass.cumsum(-1, dtype=torch.float64)
     # A cell without mass is never a candidate, even where a parallel scan rounds its two ends
-    # apart; and the target stays below the largest candidate, so that there always is one.
-    candidate = torch.where(mass > 0, cumulative, 0.0)
-    total = candidate.amax(-1)
-    assert bool((total > 0).all()), "a row to sample from has no mass, or is nan"
-    target = torch.minimum(u * total, torch.nextafter(total, torch.zeros_like(total)))
-    cell = (candidate > target[:, None]).to(torch.uint8).argmax(-1)
-    width = mass.gather(-1, cell[:, None])[:, 0]
-    start = cumulative.gather(-1, cell[:, None])[:, 0] - width
-    return cell, ((target - start) / width).clamp(0.0, 1.0)
+    # apart; and u is below 1, so that the target is below the largest candidate: there is one.
+    candidate = cumulative * (mass > 0)
+    total = candidate.amax(-1, keepdim=True)
+    assert float(total.amin()) > 0, "a row to sample from has no mass, or is nan"
+    target = total * u[:, None]
+    return (candidate > target).view(torch.uint8).argmax(-1), cumulative, target
