@@ -67,10 +67,10 @@ def test_ten_steps_are_finite_and_a_resumed_run_repeats_them(
     assert result.steps == 10
     whole = lines(result.folder)
     assert [row["step"] for row in whole] == list(range(1, 11))
-    for row in whole:
-        assert all(math.isfinite(value) for value in row.values())
-        # Whoever trains on nothing learns nothing: every cell has tokens to train on.
-        assert row["train/grad_norm"] > 0
+    assert all(math.isfinite(value) for row in whole for value in row.values())
+    # Whoever trains on nothing learns nothing. In a step of four responses none may be given.
+    learnt = [row["train/grad_norm"] > 0 for row in whole]
+    assert any(learnt) if config.behaviour.gives() else all(learnt)
     shutil.rmtree(result.folder / "checkpoints" / "step-000010")
     again = train(config, runs=tmp_path, resume=True)
     assert again.steps == 10

@@ -120,7 +120,9 @@ def run_case(case: Case, world: World) -> dict[str, Any]:
         on_progress=lambda done, total: None,
     )
     loss = means.get("loss", 0.0)
-    norm = apply_gradient(optimizer, parameters, clip_norm=0.5, loss=loss, step=1)
+    norm = apply_gradient(
+        optimizer, parameters, clip_norm=0.5, loss=loss, divisor=scored.denominator, step=1
+    )
     whole = Speaker(tiny_model(99, rows=40, tied=case.tied), own_end_ids=(1,), alignment=ALIGNMENT)
     copy_weights(student.model, whole.model)
     planned = torch.cat([torch.zeros(0), *scored.weights]).double().sum()

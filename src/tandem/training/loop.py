@@ -142,6 +142,7 @@ def train_loop(run: Run, *, start: int) -> LoopEnd:
                     parameters,
                     clip_norm=config.optimizer.clip_norm,
                     loss=values.get("loss", 0.0),
+                    divisor=scored.denominator,
                     step=step + 1,
                 )
                 copy_weights(module.student_model, run.rollout_student)

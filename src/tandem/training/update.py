@@ -145,12 +145,15 @@ def apply_gradient(
     *,
     clip_norm: float | None,
     loss: float,
+    divisor: float,
     step: int,
 ) -> float:
     """Clip, move, forget the gradient; its norm before clipping.
 
-    loss: the step's, over all ranks. step: counted from 1, for the message. Raises NotFinite,
-    before anything moves, where the loss or the gradient is not finite on any rank.
+    loss, divisor: the step's, over all ranks; a divisor of 0 means that not one token was trained
+    on, and then nothing moves, AdamW's momentum and weight decay included. step: counted from 1,
+    for the message. Raises NotFinite, before anything moves, where the loss or the gradient is not
+    finite on any rank.
     """
     norm = float(gradient_norm(parameters))
     if not (math.isfinite(norm) and math.isfinite(loss)):
@@ -161,6 +164,7 @@ def apply_gradient(
         )
     if clip_norm is not None and norm > clip_norm:
         scale_gradients(parameters, clip_norm / norm)
-    optimizer.step()
+    if divisor:
+        optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return norm
