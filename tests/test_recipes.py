@@ -84,12 +84,14 @@ def _no_network(*_: object) -> None:
 def test_the_papers_common_settings(name: str, student: str, teacher: str) -> None:
     """arXiv 2605.31159, as docs/methods quote it: AdamW, 64 × 4, 400 steps, student top-16."""
     config = load_config(own_recipes()[name])
-    assert (config.student.path, config.teacher.path) == (student, teacher)
+    judge = config.teacher
+    assert judge is not None
+    assert (config.student.path, judge.path) == (student, teacher)
     # A base student and a chat teacher end with different ids; the emitted one is the student's.
     assert config.student.end_ids == (151643,)
-    assert config.teacher.end_ids == (151645, 151643)
-    assert (config.student.prompt, config.teacher.prompt) == ("plain", "chat")
-    assert config.teacher.thinking is False
+    assert judge.end_ids == (151645, 151643)
+    assert (config.student.prompt, judge.prompt) == ("plain", "chat")
+    assert judge.thinking is False
     optimizer, rollout = config.optimizer, config.rollout
     assert (optimizer.lr, optimizer.betas, optimizer.weight_decay) == (1e-5, (0.9, 0.999), 0.01)
     assert (optimizer.clip_norm, optimizer.schedule, optimizer.warmup_steps) == (

@@ -20,7 +20,7 @@ from tandem.objectives import ReverseKL
 from tandem.objectives.base import Plan, StepTokens
 from tandem.training.config import config_from_dict
 from tandem.training.events import Event, Phase, Saved
-from tandem.training.loop import train_loop
+from tandem.training.loop import roll_out, train_loop
 from tandem.training.parallel import open_world
 from tandem.types import SignalSpec
 from tandem.wiring import assemble
@@ -131,6 +131,27 @@ def test_a_reset_zeroes_adamws_moments_and_nothing_else_does(
 
     assert steps_counted([{"until_step": 2, "optimizer": "reset"}, {}]) == {5.0}
     assert steps_counted([{"until_step": 2}, {"optimizer": "reset"}]) == {3.0}
+
+
+def test_each_phase_records_what_its_own_objective_reads(
+    short: dict[str, Any], tmp_path: Path
+) -> None:
+    wide = {"kind": "reverse_kl", "support": "teacher_topk", "top_k": 6}
+    phases = [{"until_step": 2, "behaviour": "teacher", "objective": wide}]
+    config = config_from_dict(short | {"phases": phases})
+    line = config.timeline()
+    with open_world(torch.device("cpu")) as world:
+        run, _ = assemble(config, tmp_path, world, lambda event: None)
+        early, late = (roll_out(run, line.at(step), step) for step in (0, 2))
+        del run
+    for rollout in early.rollouts:
+        assert rollout.signal.teacher_topk_ids is not None
+        assert rollout.signal.teacher_topk_ids.shape == (len(rollout), 6)
+        assert rollout.signal.student_topk_ids is None
+    for rollout in late.rollouts:
+        assert rollout.signal.student_topk_ids is not None
+        assert rollout.signal.student_topk_ids.shape == (len(rollout), 4)
+        assert (rollout.policy_version, rollout.signal.teacher_topk_ids) == (2, None)
 
 
 def test_responses_that_serve_two_updates(short: dict[str, Any], tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
+from torch import Tensor
 
 from tandem import run as api
+from tandem.objectives import ReverseKL, TokenLoss
 from tandem.training.config import RunConfig, config_from_dict
 from tandem.training.events import Event, Note, Phase
 from tandem.training.loop import Run
@@ -48,6 +50,31 @@ def test_a_rehearsal_leaves_weights_gradients_and_optimiser_as_they_were(
             assert run.optimizer.state[parameter].keys() == {"step", "exp_avg", "exp_avg_sq"}
             assert all(not value.any() for value in run.optimizer.state[parameter].values())
         del run
+
+
+class Seen(ReverseKL):
+    """The default loss, which counts its calls."""
+
+    kind: Literal["seen"] = "seen"  # pyright: ignore[reportIncompatibleVariableOverride]
+    calls: ClassVar[list[int]] = []
+
+    def loss(self, logits: Tensor, **known: Any) -> TokenLoss:
+        self.calls.append(len(logits))
+        return super().loss(logits, **known)
+
+
+def test_the_objective_of_every_phase_is_rehearsed_once(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    phases = [{"until_step": k, "objective": Seen(top_k=3)} for k in (2, 3)]
+    config = config_from_dict(recipe | {"phases": phases})
+    Seen.calls.clear()
+    with open_world(CPU) as world:
+        run = assembled(config, tmp_path, world)
+        rehearse(run.module, run.optimizer, config=config, estimate=SMALL, world=world)
+        assert all(p.grad is None for p in run.module.parameters())
+        del run
+    assert sum(Seen.calls) == 24, "two rows of 12 tokens"
 
 
 def test_what_does_not_fit_is_refused_with_the_arithmetic(

@@ -214,6 +214,7 @@ def test_one_teacher_at_a_time_gives_the_same_bits(
             watch(teacher, name, seen)
         estimate = estimate_memory(config, student, run.module)
         rehearse(run.module, run.optimizer, config=config, estimate=estimate, world=world)
+        assert {name for name, _ in seen} == {"high"}, "the largest is rehearsed"
         train_loop(run, start=0)
         moved = {n: p.detach().clone() for n, p in student.model.named_parameters()}
         del run

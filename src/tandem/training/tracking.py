@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
-from tandem.training.config import RunConfig
+from tandem.training.config import RunConfig, plain_data
 
 
 class LineLog:
@@ -79,7 +79,7 @@ class _Board:
         self._module.init(
             project=config.tracker.project,
             name=config.name,
-            config=config.model_dump(mode="json"),
+            config=plain_data(config),
             resume="allow",
         )
 
