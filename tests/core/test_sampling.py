@@ -124,6 +124,12 @@ def test_every_draw_has_mass(seed: int, size: int, masked: float, u: float) -> N
     assert logp[0, sample(logp, torch.tensor([u]))] > -INF
 
 
+@pytest.mark.parametrize("size", [20, 5 * BLOCK])
+def test_no_rows_draw_nothing(size: int) -> None:
+    ids = sample(torch.zeros(0, size), torch.zeros(0))
+    assert ids.shape == (0,) and ids.dtype == torch.int64
+
+
 @pytest.mark.parametrize("bad", [-INF, math.nan])
 @pytest.mark.parametrize("size", [20, 5 * BLOCK])
 def test_a_row_without_mass_or_with_nan_stops_the_run(bad: float, size: int) -> None:
