@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial, reduce
 from operator import or_
@@ -56,18 +56,8 @@ def assemble(
         device=world.device,
         teachers_device="cpu" if in_turns else None,
     )
-    checks = examine(config, cast, prompts=prompts)
-    refuse_failed(checks)
-    for check in checks:
-        if check.status == "warn":
-            listener(Note(f"{check.name}: {check.detail}", warning=True))
+    _look_at(config, cast, prompts, listener)
     alignment, line, student = cast.align(), config.timeline(), cast.student
-    for stretch in line.stretches:
-        check_completions(stretch.behaviour, prompts)
-    needs = reduce(or_, (objective.needs() for objective in line.objectives))
-    if max(needs.student_topk, needs.teacher_topk) > alignment.size:
-        asked = max(needs.student_topk, needs.teacher_topk)
-        listener(Note(f"top_k is {asked} and the models share {alignment.size} ids: all of them"))
     teachers = teaching(cast, alignment, device=world.device, in_turns=in_turns)
     reference = None if cast.reference is None else speaker(cast.reference, alignment)
     module = _step_module(config, teachers, reference, alignment, world)
@@ -97,6 +87,22 @@ def assemble(
         listener=listener,
     )
     return run, student
+
+
+def _look_at(config: RunConfig, cast: Cast, prompts: Sequence[Prompt], listener: Listener) -> None:
+    """Say what may be wrong; raise ValueError for what cannot be right."""
+    checks = examine(config, cast, prompts=prompts)
+    refuse_failed(checks)
+    for check in checks:
+        if check.status == "warn":
+            listener(Note(f"{check.name}: {check.detail}", warning=True))
+    line, size = config.timeline(), cast.align().size
+    for stretch in line.stretches:
+        check_completions(stretch.behaviour, prompts)
+    needs = reduce(or_, (objective.needs() for objective in line.objectives))
+    asked = max(needs.student_topk, needs.teacher_topk)
+    if asked > size:
+        listener(Note(f"top_k is {asked} and the models share {size} ids: all of them"))
 
 
 def _completions(

@@ -196,7 +196,7 @@ class BreaksAt(ReverseKL):
     def loss(self, logits: Tensor, *, clock: Clock, **known: Any) -> TokenLoss:
         result = super().loss(logits, clock=clock, **known)
         broken = torch.nan if clock.step >= 4 else 1.0
-        return replace(result, surrogate=result.surrogate * broken)
+        return replace(result, surrogate=result.surrogate * broken, value=result.value * broken)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(

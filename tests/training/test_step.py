@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from naive_step import assert_same_gradient, gradients, naive_logp, step_gradient
+from sweep_cases import make_cast
 from torch import Tensor
 from training_tiny import CLOCK, roll_out, step_module, tiny_pair
 
@@ -179,3 +180,27 @@ def test_recomputing_layers_changes_no_gradient_and_runs_every_layer_again() -> 
     assert_same_gradient(again, plain, tolerance=1e-6)
     layers = decoder_layers(student.model)
     assert not any(m.training for m in student.model.modules() if m not in layers)
+
+
+@pytest.mark.parametrize("token_budget", [None, 40])
+def test_every_row_learns_from_its_own_teacher(token_budget: int | None) -> None:
+    cast = make_cast(torch.float64)
+    full = ReverseKL(support="full")
+    rollouts = cast.roll_out(full)
+    terms: list[Tensor] = []
+    for rollout in rollouts:
+        request = rollout.request
+        log_p = naive_logp(cast.student, request.student_ids, rollout)
+        with torch.no_grad():
+            log_q = naive_logp(cast.teachers[request.teacher], request.teacher_ids, rollout)
+        alive = log_p > -torch.inf
+        ratio = log_p.masked_fill(~alive, 0.0) - log_q.masked_fill(~alive, 0.0)
+        terms.append((log_p.exp() * ratio).sum(-1))
+    expected = torch.cat(terms).mean()
+    expected.backward()
+    truth = gradients(cast.student.model)
+    loss, found = step_gradient(
+        cast.module(), rollouts, full, token_budget=10_000 if token_budget is None else token_budget
+    )
+    assert loss == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert_same_gradient(found, truth, tolerance=1e-5)

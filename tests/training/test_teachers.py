@@ -17,17 +17,14 @@ from tandem.front.doctor import examine
 from tandem.models.cast import load_cast
 from tandem.models.character import character_tokenizer
 from tandem.models.residency import Guest, Stage
-from tandem.objectives import ReverseKL, TokenLoss
 from tandem.tasks.arithmetic import ALPHABET, Arithmetic
 from tandem.tasks.base import Prompt, Split
 from tandem.training.config import RunConfig, config_from_dict, dump_config, load_config
-from tandem.training.events import Event, Note
 from tandem.training.loop import train_loop
 from tandem.training.parallel import open_world
-from tandem.training.rehearsal import Estimate, rehearse
+from tandem.training.rehearsal import rehearse
 from tandem.training.requests import RequestSource
 from tandem.training.teachers import teacher_of
-from tandem.types import SignalSpec, TeacherSignal
 from tandem.wiring import assemble, estimate_memory
 
 CPU = torch.device("cpu")
@@ -270,74 +267,3 @@ def test_memory_counts_every_teacher_or_the_largest(trio: dict[str, Any]) -> Non
     one = teachers(config_from_dict(trio | {"residency": "one"}))
     assert list(both) == ["teacher low", "teacher high"] and list(one) == ["teacher"]
     assert one["teacher"] < both["teacher low"]
-
-
-class Compares(ReverseKL):
-    """The student's distance to its reference on the drawn token, as a loss that needs one."""
-
-    kind: Literal["compares"] = "compares"  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    def needs(self) -> SignalSpec:
-        return super().needs() | SignalSpec(reference=True)
-
-    def loss(self, logits: Tensor, *, signal: TeacherSignal, **known: Any) -> TokenLoss:
-        result = super().loss(logits, signal=signal, **known)
-        assert signal.reference_logp is not None
-        drift = known["tokens"].student_logp - signal.reference_logp
-        return TokenLoss(
-            result.surrogate, result.value, result.metrics | {"drift": (drift.sum(), drift.numel())}
-        )
-
-
-def test_an_objective_without_its_reference_is_refused(recipe: dict[str, Any]) -> None:
-    said = (
-        "objective compares compares with a reference model, but the recipe names none: add "
-        "reference, such as the student's own path"
-    )
-    with pytest.raises(ValueError) as raised:
-        config_from_dict(recipe | {"objective": Compares()})
-    assert str(raised.value) == said
-    with pytest.raises(ValueError) as raised:
-        config_from_dict(recipe | {"phases": [{"until_step": 2, "objective": Compares()}]})
-    assert str(raised.value) == said
-
-
-def test_the_reference_reads_the_students_prompt_and_stays_as_it_was(
-    recipe: dict[str, Any], tmp_path: Path
-) -> None:
-    compared = recipe | {
-        "objective": Compares(top_k=4),
-        "reference": recipe["student"],
-        # The teacher reads something else; the reference must not.
-        "teacher": recipe["teacher"] | {"template": "0+{problem}"},
-        "training": {"steps": 2},
-        "evaluation": None,
-    }
-    result = api.train(config_from_dict(compared), runs=tmp_path)
-    lines = (result.folder / "metrics.jsonl").read_text().splitlines()
-    drift = [json.loads(line)["train/drift"] for line in lines]
-    # At the first step the student is its reference; then it has moved, and the reference has not.
-    assert abs(drift[0]) < 1e-5 and abs(drift[1]) > 1e-3
-
-
-def test_a_reference_that_nobody_reads_is_a_warning(recipe: dict[str, Any], tmp_path: Path) -> None:
-    notes: list[str] = []
-
-    def listen(event: Event) -> None:
-        if isinstance(event, Note) and event.warning:
-            notes.append(event.text)
-
-    idle = recipe | {"reference": recipe["student"], "evaluation": None, "training": {"steps": 2}}
-    api.train(config_from_dict(idle), runs=tmp_path, listener=listen)
-    assert notes == [
-        "reference: no objective of the recipe compares with it: leave it out, it only takes memory"
-    ]
-
-
-def test_memory_counts_the_reference(recipe: dict[str, Any], tmp_path: Path) -> None:
-    config = config_from_dict(recipe | {"reference": recipe["student"]})
-    with open_world(CPU) as world:
-        run, student = assemble(config, tmp_path, world, lambda event: None)
-        with_it: Estimate = estimate_memory(config, student, run.module)
-        del run
-    assert any(line.startswith("reference weights") for line in with_it.lines)
