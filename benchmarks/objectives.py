@@ -2,7 +2,7 @@
 
     python benchmarks/objectives.py [--tokens 1024 4096] [--threads 2] [--only NAME ...]
 
-Hidden states of 1,024 in bf16, heads of 151,936 rows for student and teacher, one update's value
+Hidden states of 256 in bf16, heads of 151,936 rows for student and teacher, one update's value
 and gradients (of the hidden states and of the student's head). Each row runs in a process of its
 own, so that its peak is its own; `peak` counts what was added to the inputs. `signal` is what the
 teacher contributes per token: for the sampled token and for top-k supports it was recorded when the
@@ -37,7 +37,7 @@ from tandem.objectives.base import StepTokens
 from tandem.training.step import complete
 from tandem.types import Clock, SignalSpec, TeacherSignal, TokenBatch
 
-HIDDEN, ROWS, CHUNK_BYTES = 1024, 151_936, 2**28
+HIDDEN, ROWS, CHUNK_BYTES = 256, 151_936, 2**28
 DTYPE = torch.bfloat16
 CLOCK = Clock(3, 20)
 SAMPLED, FULL = {"support": "sampled"}, {"support": "full"}
