@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from tandem.cli import app
 
-COMMANDS = ("train", "eval", "demo", "doctor", "pretrain", "methods", "report")
+COMMANDS = ("train", "eval", "demo", "doctor", "pretrain", "methods", "check", "report")
 
 
 def _run(*arguments: str) -> tuple[int, str, str]:
@@ -77,7 +77,7 @@ def test_methods_lists_every_behaviour_and_objective() -> None:
         (("train", "arithmetic", "steps"), "override 'steps' is not of the form section.key=value"),
         (("train", "arithmetic", "behaviour.kind=studnt"), "did you mean 'student'?"),
         (("doctor", "arithmetic", "student.path=embedded:nobody"), "no embedded model"),
-        (("report", "nowhere"), "nowhere is not a run folder: there is no such folder; give a run's"),
+        (("report", "nowhere"), "nowhere is not a run folder: there is no such folder; give"),
     ],
 )
 def test_a_users_mistake_is_one_sentence_and_exit_code_2(
