@@ -86,7 +86,8 @@ def test_a_run_leaves_every_file_and_can_be_judged_and_reported(
     twice = CliRunner().invoke(app, ["train", "arithmetic", *TINY, "name=tiny"])
     assert twice.exit_code == 2
     assert twice.stderr == (
-        "tandem: runs/tiny already holds a run; resume it, or give this one another name\n"
+        "tandem: runs/tiny already holds a run; go on with it with --resume, or give this one "
+        "another name\n"
     )
 
 

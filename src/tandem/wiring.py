@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial, reduce
+from itertools import takewhile
 from operator import or_
 from pathlib import Path
 
@@ -118,11 +119,14 @@ def _completions(
     def encode(prompt: Prompt) -> tuple[int, ...] | None:
         if not prompt.completion:
             return None
-        return (*tokenizer.encode(prompt.completion, add_special_tokens=False), alignment.end_id)
+        ids = tokenizer.encode(prompt.completion, add_special_tokens=False)
+        # A text may spell an end itself, in its own template: it ends there, on the shared id.
+        spoken = takewhile(lambda i: i != alignment.end_id and i not in alignment.aliases, ids)
+        return (*spoken, alignment.end_id)
 
     models = ", ".join(
-        f"{one.settings.path} ({one.settings.dtype}, ends {list(one.end_ids)})"
-        for one in cast.teachers.values()
+        f"{name}: {one.settings.path} ({one.settings.dtype}, ends {list(one.end_ids)})"
+        for name, one in sorted(cast.teachers.items())
     )
     return Completions(
         encode=encode,

@@ -109,9 +109,29 @@ def test_an_objective_that_declares_nothing_is_told_to() -> None:
     assert "it declares nothing: write `declared`" in result.output
 
 
-def test_our_own_kinds_can_be_checked_with_fields() -> None:
-    result = CliRunner().invoke(app, ["check", "fixed_budget_blend", "budget=0.3"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["fixed_budget_blend", "budget=0.3"],
+        ["speculative_kd", "top_k=25", "teacher_temperature=0.6"],
+        ["reverse_kl"],
+        ["trust_region"],
+        ["asymmetric"],
+        ["entropy_aware"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_our_own_kinds_pass_with_their_defaults_and_published_settings(
+    arguments: list[str],
+) -> None:
+    result = CliRunner().invoke(app, ["check", *arguments])
     assert result.exit_code == 0, result.output
+
+
+def test_an_objective_that_reads_what_it_did_not_ask_for_is_found() -> None:
+    Path("mine.py").write_text(RIGHT.replace("SignalSpec(dense=True)", "SignalSpec()"))
+    result = CliRunner().invoke(app, ["check", "mine.py:Halved"])
+    assert result.exit_code != 0
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tandem.behaviours import AnyBehaviour, Behaviour
+from tandem.behaviours import AnyBehaviour, Behaviour, OffPolicyMix
 from tandem.contract import examples
 from tandem.contract.checks import (
     author_of,
@@ -15,7 +15,7 @@ from tandem.contract.checks import (
     refusal,
 )
 from tandem.contract.enumeration import declared_gradient, expected_gradient, law_at, make_world
-from tandem.objectives import AnyObjective, Objective
+from tandem.objectives import AnyObjective, Objective, ReverseKL
 from tandem.training.components import kinds
 from tandem.training.config import config_from_dict
 
@@ -71,6 +71,16 @@ def test_every_other_cell_is_refused_when_the_recipe_is_read(
     with pytest.raises(ValueError) as caught:
         config_from_dict(recipe() | cell_of | with_reference)
     assert str(caught.value) == reason
+
+
+def test_a_loss_of_drawn_tokens_is_refused_where_every_response_is_given() -> None:
+    behaviour = OffPolicyMix(on_policy_fraction=0.0)
+    assert refusal(ReverseKL(support="sampled"), behaviour) == (
+        "objective reverse_kl trains on drawn tokens only, and with behaviour off_policy_mix every "
+        "response is given whole, so it would train on nothing: use objective supervised, or use "
+        "support student_topk or full."
+    )
+    assert refusal(ReverseKL(support="full"), behaviour) is None
 
 
 def recipe() -> dict[str, object]:

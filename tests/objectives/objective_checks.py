@@ -29,7 +29,14 @@ from tandem.types import Clock, SignalSpec, TeacherSignal, TokenBatch
 V, K = 8, 3
 CLOCK = Clock(step=3, total_steps=20)
 BEHAVIOURS: list[Behaviour] = [Student(), FixedExponentBlend(exponent=0.4), Teacher()]
-EVERYTHING = SignalSpec(sampled=True, student_topk=K, teacher_topk=K, dense=True)
+EVERYTHING = SignalSpec(
+    sampled=True,
+    student_topk=K,
+    teacher_topk=K,
+    teacher_entropy=True,
+    dense=True,
+    reference=True,
+)
 
 Batch = tuple[Tensor, TokenBatch, TeacherSignal]
 Invariance = Callable[[Objective], None]

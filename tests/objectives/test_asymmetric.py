@@ -254,7 +254,8 @@ def test_the_contract_holds(fields: dict[str, Any]) -> None:
 def test_a_longer_record_of_the_teacher_is_cut_to_the_support() -> None:
     objective = aopd({})
     world, tokens, signal = random_step(objective, seed=11)
-    longer = signal_of(SignalSpec(teacher_topk=6), world, torch.arange(14), tokens.ids)
+    spec = SignalSpec(sampled=True, teacher_topk=6)
+    longer = signal_of(spec, world, torch.arange(14), tokens.ids)
     weight = torch.ones(len(tokens), dtype=torch.float64)
     (found, gradient), (other, other_gradient) = (
         score_once(objective, world.student_logits, tokens, s, weight, CLOCK)

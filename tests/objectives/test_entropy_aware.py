@@ -222,7 +222,8 @@ def test_a_longer_record_of_the_teacher_is_cut_to_each_terms_own_support() -> No
     assert objective.needs() == SignalSpec(teacher_topk=3, teacher_entropy=True)
     world, tokens, signal = random_step(objective, seed=10)
     rows = torch.arange(len(tokens))
-    longer = signal_of(SignalSpec(teacher_topk=6), world, rows, tokens.ids)
+    spec = SignalSpec(teacher_topk=6, teacher_entropy=True)
+    longer = signal_of(spec, world, rows, tokens.ids)
     weight = torch.ones(len(tokens), dtype=torch.float64)
     for asked, record in ((objective, longer), (ReverseKL(**fields), signal)):
         own = signal_of(asked.needs(), world, rows, tokens.ids)

@@ -74,6 +74,10 @@ class Behaviour(Settings, ABC):
         without a weight relies on. False unless a method knows better."""
         return False
 
+    def draws(self) -> bool:
+        """Whether any token is drawn from its law; False where every response is given whole."""
+        return True
+
     def gives(self) -> bool:
         """Whether it opens responses with tokens of a given completion."""
         return False

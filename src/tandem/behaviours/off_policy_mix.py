@@ -43,6 +43,9 @@ class OffPolicyMix(Giving):
     def gives(self) -> bool:
         return self.on_policy_fraction < 1.0
 
+    def draws(self) -> bool:
+        return self.on_policy_fraction > 0.0
+
     def given(self, clock: Clock, *, sequence: Tensor, limit: int, seed: int) -> Tensor:
         del clock
         u = uniform(seed, sequence, torch.zeros_like(sequence), Draw.GIVEN)

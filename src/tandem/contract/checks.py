@@ -41,7 +41,12 @@ class Finding:
 
 def check_behaviour(behaviour: Behaviour) -> list[Finding]:
     """Whether its laws are laws, and whether what it says of itself is true."""
-    worlds = [replace(make_world(s, prefixes=6), clock=c) for s in SEEDS for c in CLOCKS]
+    # Wide enough for the supports of published settings.
+    worlds = [
+        replace(make_world(seed, prefixes=6, vocabulary=64), clock=clock)
+        for seed in SEEDS
+        for clock in CLOCKS
+    ]
     return [
         _laws_sum_to_one(behaviour, worlds),
         _forbidden_ids_stay_forbidden(behaviour, worlds),
@@ -141,7 +146,7 @@ def _follows_what_it_declares(objective: Objective, behaviour: Behaviour) -> Fin
     claim = f"under {behaviour.kind}: follows what it declares"
     worst, size = 0.0, 0.0
     for seed in SEEDS:
-        world = make_world(seed)
+        world = make_world(seed, vocabulary=_ids(objective))
         law = law_at(behaviour, world)
         author = author_of(behaviour, world.clock)
         declared = declared_gradient(objective, law, world)
@@ -158,12 +163,14 @@ def _sampled_batch(
     objective: Objective, seed: int
 ) -> tuple[Tensor, TokenBatch, TeacherSignal, Clock]:
     """Tokens drawn from the student at 12 prefixes, in three responses."""
-    world = make_world(seed, prefixes=12)
+    world = make_world(seed, prefixes=12, vocabulary=_ids(objective))
     generator = torch.Generator().manual_seed(seed)
     p = torch.softmax(world.student_logits, -1)
     ids = torch.multinomial(p, 1, generator=generator).squeeze(-1)
     row = torch.arange(12)
     logp = p.log()[row, ids]
+    spec = objective.needs() | objective.planned()
+    gate = torch.rand(12, generator=generator, dtype=torch.float64)
     tokens = TokenBatch(
         ids=ids,
         sequence=row // 4,
@@ -173,11 +180,11 @@ def _sampled_batch(
         author=torch.full((12,), int(Author.TEACHER)),
         policy_version=torch.zeros(12, dtype=torch.int64),
         forced=torch.zeros(12, dtype=torch.bool),
-        student_entropy=entropy(p.log()),
-        gate=torch.rand(12, generator=generator, dtype=torch.float64),
-        current_logp=logp,
+        student_entropy=entropy(p.log()) if spec.student_entropy else None,
+        gate=gate if spec.gate else None,
+        current_logp=logp if spec.current else None,
     )
-    signal = signal_of(objective.needs() | objective.planned(), world, row, ids)
+    signal = signal_of(spec, world, row, ids)
     return world.student_logits, tokens, signal, world.clock
 
 
@@ -221,7 +228,7 @@ def _padding_changes_nothing(objective: Objective) -> Finding:
 
 def _at_rest_where_the_models_agree(objective: Objective) -> Finding:
     claim = "teacher = student: gradient zero, or as declared"
-    world = make_world(7)
+    world = make_world(7, vocabulary=_ids(objective))
     same = torch.log_softmax(world.student_logits, -1)
     world = replace(world, teacher_logp=same, reference_logp=same)
     found, _ = expected_gradient(objective, same, world, author=Author.TEACHER)
@@ -233,6 +240,12 @@ def _at_rest_where_the_models_agree(objective: Objective) -> Finding:
         return Finding(claim, False, f"{size:.1e}, and nothing is declared")
     worst = float((found - declared).abs().max())
     return Finding(claim, worst < TOLERANCE, f"another fixed point, as declared: {size:.1e}")
+
+
+def _ids(objective: Objective) -> int:
+    """How many ids its world has: few, and more than its supports."""
+    spec = objective.needs() | objective.planned()
+    return max(7, 3 * max(spec.student_topk, spec.teacher_topk) // 2)
 
 
 def _raw_law(behaviour: Behaviour, world: World, *, position: int = 0) -> Tensor:

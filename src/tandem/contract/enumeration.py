@@ -151,6 +151,7 @@ def _copies(
 ) -> tuple[TokenBatch, TeacherSignal, Tensor]:
     """Every (prefix, token, gate) once, with its probability under mu and the gate."""
     n, v = world.student_logits.shape
+    spec = objective.needs() | objective.planned()
     p, q = world.drawn_from, world.teacher_logp
     now = torch.log_softmax(world.student_logits, -1)
     opens = objective.gate_probability(student_logp=now, teacher_logp=q)
@@ -177,27 +178,31 @@ def _copies(
         author=torch.full((count,), int(author)),
         policy_version=torch.zeros(count, dtype=torch.int64),
         forced=torch.zeros(count, dtype=torch.bool),
-        student_entropy=entropy(p)[row],
-        gate=gate,
-        current_logp=now[row, ids],
+        # Only what was asked for: what a loss reads without asking is not there in training.
+        student_entropy=entropy(p)[row] if spec.student_entropy else None,
+        gate=gate if spec.gate else None,
+        current_logp=now[row, ids] if spec.current else None,
     )
-    signal = signal_of(objective.needs() | objective.planned(), world, row, ids)
+    signal = signal_of(spec, world, row, ids)
     return tokens, signal, probability
 
 
 def signal_of(spec: SignalSpec, world: World, row: Tensor, ids: Tensor) -> TeacherSignal:
     """What a rollout would have recorded of the tokens `ids` [N] at the prefixes `row` [N]."""
     p, q = world.drawn_from[row], world.teacher_logp[row]
+    spec = spec.within(q.shape[-1])
     one = ids.unsqueeze(-1)
     student_ids = p.topk(spec.student_topk, dim=-1).indices if spec.student_topk else None
     top = q.topk(spec.teacher_topk, dim=-1) if spec.teacher_topk else None
     return TeacherSignal(
-        sampled_logp=q.gather(-1, one).squeeze(-1),
+        sampled_logp=q.gather(-1, one).squeeze(-1) if spec.sampled else None,
         student_topk_ids=student_ids,
         student_topk_logp=None if student_ids is None else q.gather(-1, student_ids),
         teacher_topk_ids=None if top is None else top.indices,
         teacher_topk_logp=None if top is None else top.values,
-        entropy=entropy(q),
-        reference_logp=world.reference[row].gather(-1, one).squeeze(-1),
+        entropy=entropy(q) if spec.teacher_entropy else None,
+        reference_logp=(
+            world.reference[row].gather(-1, one).squeeze(-1) if spec.reference else None
+        ),
         logp=q if spec.dense else None,
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 from tandem.core.divergences import forward_kl
 from tandem.core.estimators import policy_gradient
 from tandem.core.support import log_softmax_at
-from tandem.objectives.base import Plan, Prefixes, StepTokens, TokenLoss, mean_part
+from tandem.objectives.base import Plan, Prefixes, StepTokens, TokenLoss, likeliest, mean_part
 from tandem.objectives.sampled import Sampled, drawn, expected_reward
 from tandem.types import Clock, SignalSpec, TeacherSignal, TokenBatch
 
@@ -117,12 +117,15 @@ class Asymmetric(Sampled):
     def branch(self, *, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
         """log ρ of any shape, 0 where the student masks the id; and where q − p <= threshold.
 
-        A difference of rounding counts as none, so that equal models take one branch.
+        A difference of rounding counts as none, so that equal models take one branch. A threshold
+        of −1 leaves nothing below, whatever p rounds to.
         """
         impossible = log_p == -torch.inf
         ratio = (log_q - log_p.masked_fill(impossible, 0.0)).masked_fill(impossible, 0.0)
-        rounding = 8 * torch.finfo(log_p.dtype).eps
-        return ratio, log_q.exp() - log_p.exp() <= self.threshold + rounding
+        p, q = log_p.exp(), log_q.exp()
+        rounding = 64 * torch.finfo(log_p.dtype).eps * torch.maximum(p, q)
+        below = q - p <= self.threshold + rounding
+        return ratio, below if self.threshold > -1.0 else torch.zeros_like(below)
 
     def _baseline(self, logits: Tensor, signal: TeacherSignal) -> Tensor | float:
         if self.baseline == "none":
@@ -140,7 +143,7 @@ class Asymmetric(Sampled):
         expected = (log_p.exp() * reward).sum(-1, keepdim=True)
         baseline = expected if self.baseline == "expected" else torch.zeros_like(expected)
         mass = self.declared_mass(at, ratio - baseline)
-        top = at.teacher_logp.topk(self.top_k, dim=-1)
+        top = likeliest(at.teacher_logp, self.top_k)
         away = forward_kl(
             student_logp=at.student_logp.gather(-1, top.indices), teacher_logp=top.values
         )

@@ -143,6 +143,11 @@ class Objective(Settings, ABC):
         return None
 
 
+def likeliest(logp: Tensor, k: int) -> torch.return_types.topk:
+    """`values` and `indices` [*, k] of the k largest of [*, V], detached; all of them if V < k."""
+    return logp.detach().topk(min(k, logp.shape[-1]), dim=-1)
+
+
 def mean_part(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """(sum, count) of [N] values over the tokens that are trained on: one part of a metric."""
     trained = weight != 0

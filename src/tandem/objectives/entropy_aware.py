@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tandem.core.divergences import entropy, forward_kl
 from tandem.core.support import log_softmax_at
-from tandem.objectives.base import Prefixes, TokenLoss, mean_part
+from tandem.objectives.base import Prefixes, TokenLoss, likeliest, mean_part
 from tandem.objectives.reverse_kl import ReverseKL
 from tandem.types import Clock, SignalSpec, TeacherSignal, TokenBatch
 
@@ -90,7 +90,7 @@ class EntropyAware(ReverseKL):
         return TokenLoss(opd.surrogate + term, opd.value + term.detach(), metrics)
 
     def declared(self, at: Prefixes) -> Tensor:
-        top = at.teacher_logp.topk(self.teacher_top_k, dim=-1)
+        top = likeliest(at.teacher_logp, self.teacher_top_k)
         away = forward_kl(
             student_logp=at.student_logp.gather(-1, top.indices), teacher_logp=top.values
         )

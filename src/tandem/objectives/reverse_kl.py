@@ -25,7 +25,7 @@ from tandem.core.support import (
     reverse_kl_renormalised,
     reverse_kl_weights_renormalised,
 )
-from tandem.objectives.base import Prefixes, TokenLoss, mean_part
+from tandem.objectives.base import Prefixes, TokenLoss, likeliest, mean_part
 from tandem.objectives.reverse_kl_rules import (
     DEFAULT_TAIL,
     DEFAULT_TOP_K,
@@ -192,7 +192,7 @@ class ReverseKL(Sampled):
         if self.support == "full":
             return reverse_kl(student_logp=at.student_logp, teacher_logp=at.teacher_logp)
         source = at.rollout_logp if self.support == "student_topk" else at.teacher_logp
-        ids = source.detach().topk(self.top_k or 0, dim=-1).indices
+        ids = likeliest(source, self.top_k or 0).indices
         log_p, log_q = at.student_logp.gather(-1, ids), at.teacher_logp.gather(-1, ids)
         p, ratio = log_p.exp(), log_p - log_q
         if self.realisation == "detached":

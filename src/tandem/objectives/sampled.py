@@ -61,7 +61,15 @@ class Sampled(Objective):
         return True
 
     def check(self, behaviour: Behaviour, *, updates_per_rollout: int) -> None:
-        if not self.reads_sampled() or self.importance != "none":
+        if not self.reads_sampled():
+            return
+        if not behaviour.draws():
+            raise ValueError(
+                f"objective {self.kind} trains on drawn tokens only, and with behaviour "
+                f"{behaviour.kind} every response is given whole, so it would train on nothing: "
+                f"use objective supervised{self.instead()}."
+            )
+        if self.importance != "none":
             return
         if not behaviour.is_always_student():
             raise ValueError(

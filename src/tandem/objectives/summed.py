@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tandem.core.events import Tail, events
 from tandem.core.support import Scored, log_softmax_at, mass
-from tandem.objectives.base import Objective, Prefixes, TokenLoss, mean_part
+from tandem.objectives.base import Objective, Prefixes, TokenLoss, likeliest, mean_part
 from tandem.types import Clock, SignalSpec, TeacherSignal, TokenBatch
 
 DEFAULT_TOP_K = 64
@@ -153,7 +153,7 @@ class Summed(Objective):
         log_p, log_q = at.student_logp, at.teacher_logp
         if self.support != "full":
             source = at.rollout_logp if self.support == "student_topk" else log_q
-            ids = source.detach().topk(self.top_k or 0, dim=-1).indices
+            ids = likeliest(source, self.top_k or 0).indices
             log_p, log_q = log_p.gather(-1, ids), log_q.gather(-1, ids)
         if self.tail == "renormalise":
             log_p, log_q = torch.log_softmax(log_p, -1), torch.log_softmax(log_q, -1)

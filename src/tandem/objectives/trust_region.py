@@ -15,7 +15,7 @@ from tandem.behaviours.base import Behaviour
 from tandem.core.divergences import forward_kl
 from tandem.core.estimators import policy_gradient
 from tandem.core.support import log_softmax_at
-from tandem.objectives.base import Plan, Prefixes, StepTokens, TokenLoss, mean_part
+from tandem.objectives.base import Plan, Prefixes, StepTokens, TokenLoss, likeliest, mean_part
 from tandem.objectives.sampled import Sampled, drawn, expected_reward
 from tandem.objectives.shaped import expected_policy_gradient
 from tandem.objectives.trust_region_gate import TrustGate, log_rho
@@ -290,11 +290,11 @@ class TrustRegion(Sampled):
         else:
             mass = log_p.detach().exp()
             if self.support_top_k is not None:
-                ids = at.rollout_logp.detach().topk(self.support_top_k, dim=-1).indices
+                ids = likeliest(at.rollout_logp, self.support_top_k).indices
                 mass = mass * torch.zeros_like(mass).scatter(-1, ids, 1.0)
         policy = -(mass * reward * log_p).sum(-1)
         if self.top_k is None:
             return policy
-        top = log_q.topk(self.top_k, dim=-1)
+        top = likeliest(log_q, self.top_k)
         away = (top.values.exp() * (top.values - log_p.gather(-1, top.indices))).sum(-1)
         return policy + (mass * outlier).sum(-1) * away

@@ -87,7 +87,8 @@ class StepModule(nn.Module):
             sums.add({objective.value_name: (value.sum(), trained.sum())})
             # What is logged is the value and not the surrogate, whose size means nothing; it is
             # divided like the gradient, by the step's denominator, and not here.
-            sums.add({"loss": ((weight * value).sum(), 0.0)})
+            # A surrogate that is not finite has to show, whatever its value is: 0 · inf is nan.
+            sums.add({"loss": ((weight * value).sum() + 0.0 * loss.detach(), 0.0)})
             if signal.entropy is not None:
                 sums.add({"teacher_entropy": (signal.entropy.sum(), float(len(tokens)))})
             return loss * scale
