@@ -100,8 +100,10 @@ def test_a_task_that_has_graded_is_still_plain_settings() -> None:
     assert pickle.loads(pickle.dumps(task)) == copy.deepcopy(task) == task
 
 
+# A shell's background job inherits an ignored SIGINT; a terminal's program does not.
 SCRIPT = """
-import sys
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from tandem.tasks.grading import GradingPool
 pool = GradingPool(workers=1, limit=20)
 pool.grade([("1", "1")])
