@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial, reduce
-from itertools import takewhile
 from operator import or_
 from pathlib import Path
 
@@ -24,9 +23,11 @@ from tandem.models.speaker import Speaker
 from tandem.models.vocabulary import Alignment
 from tandem.rollout.engine import Engine
 from tandem.tasks.base import Prompt, Task
-from tandem.training.completions import Completions, check_completions
+from tandem.training.completions import Completions, check_completions, written_ids
 from tandem.training.config import EvaluationSettings, RunConfig
 from tandem.training.events import Listener, Note
+from tandem.training.fingerprint import fingerprint
+from tandem.training.idle import warn_of_idle_steps
 from tandem.training.loop import Run
 from tandem.training.optimizer import make_optimizer
 from tandem.training.parallel import World, shard, share
@@ -72,6 +73,11 @@ def assemble(
         rollouts=line.rollouts,
         prompts_of=line.prompts_of,
     )
+    completions = _completions(config, cast, alignment, teachers, requests, world)
+    # Where every token is shared there is nothing to look for in thousands of texts.
+    if max(student.tokenizer.get_vocab().values()) >= alignment.size:
+        for stretch in line.stretches:
+            completions.check(stretch.behaviour, requests.prompts, vocabulary=alignment.size)
     run = Run(
         config=config,
         folder=folder,
@@ -81,11 +87,11 @@ def assemble(
         rollout_student=student.model,
         engine=engine,
         requests=requests,
-        completions=_completions(config, cast, alignment, teachers, requests, world),
+        completions=completions,
         decode=lambda rollout: decode_response(student.tokenizer, rollout.ids, alignment),
         evaluate=_evaluator(config, engine, student, alignment, world),
         tracker=tracker,
-        listener=listener,
+        listener=warn_of_idle_steps(listener, config),
     )
     return run, student
 
@@ -114,22 +120,13 @@ def _completions(
     requests: RequestSource,
     world: World,
 ) -> Completions:
-    tokenizer = cast.student.tokenizer
-
-    def encode(prompt: Prompt) -> tuple[int, ...] | None:
-        if not prompt.completion:
-            return None
-        ids = tokenizer.encode(prompt.completion, add_special_tokens=False)
-        # A text may spell an end itself, in its own template: it ends there, on the shared id.
-        spoken = takewhile(lambda i: i != alignment.end_id and i not in alignment.aliases, ids)
-        return (*spoken, alignment.end_id)
-
     models = ", ".join(
-        f"{name}: {one.settings.path} ({one.settings.dtype}, ends {list(one.end_ids)})"
+        f"{name}: {one.settings.path} ({one.settings.dtype}, ends {list(one.end_ids)}, weights "
+        f"{fingerprint(one.model)})"
         for name, one in sorted(cast.teachers.items())
     )
     return Completions(
-        encode=encode,
+        encode=partial(written_ids, tokenizer=cast.student.tokenizer, alignment=alignment),
         prompt_of=requests.prompt_of,
         sample=_sampler(teachers, slots=config.rollout.slots),
         limit=config.rollout.max_new_tokens,

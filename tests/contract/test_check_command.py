@@ -48,6 +48,74 @@ WRONG = {
         "tokens of weight 0 change nothing",
     ),
 }
+# Reverse KL by its policy gradient, whose plan is the default one.
+DRAWN = '''
+import torch
+
+from tandem.core.divergences import reverse_kl
+from tandem.objectives.base import Objective, Plan, TokenLoss
+from tandem.types import SignalSpec
+
+
+class Drawn(Objective):
+    """K1 as a reward."""
+
+    kind: str
+
+    def needs(self):
+        return SignalSpec(sampled=True)
+
+    def reads_sampled(self):
+        return True
+
+    def loss(self, logits, *, signal, tokens, weight, clock):
+        log_p = logits.log_softmax(-1).gather(-1, tokens.ids[:, None])[:, 0]
+        value = log_p.detach() - signal.sampled_logp
+        importance = (log_p.detach() - tokens.behaviour_logp).exp()
+        return TokenLoss(importance * value * log_p, value)
+
+    def declared(self, at):
+        return reverse_kl(student_logp=at.student_logp, teacher_logp=at.teacher_logp)
+'''
+# What each of these adds or changes, and the check that finds it.
+WRONG_PLANS = {
+    "given tokens count as draws": (
+        "    def plan(self, step):\n"
+        "        weight = torch.ones(len(step.tokens))\n"
+        "        return Plan(weight, float(weight.sum()))\n",
+        "given tokens: a loss of drawn tokens leaves them out, or imitates them",
+    ),
+    "so do the teacher's alone": (
+        "    def plan(self, step):\n"
+        "        weight = (~step.tokens.forced | (step.tokens.author == 2)).float()\n"
+        "        return Plan(weight, float(weight.sum()))\n",
+        "given tokens: a loss of drawn tokens leaves them out, or imitates them",
+    ),
+    "so do those under the student's name": (
+        "    def plan(self, step):\n"
+        "        weight = (~step.tokens.forced | (step.tokens.author == 0)).float()\n"
+        "        return Plan(weight, float(weight.sum()))\n",
+        "given tokens: a loss of drawn tokens leaves them out, or imitates them",
+    ),
+    "a draw that is not told of": (
+        "    def reads_sampled(self):\n        return False\n",
+        "it says whether its loss depends on the token drawn",
+    ),
+    "an empty rank does not gather": (
+        "    def plan(self, step):\n"
+        "        plan = super().plan(step)\n"
+        "        if len(step.tokens):\n"
+        "            step.gather(plan.weight)\n"
+        "        return plan\n",
+        "a rank without a token plans with the others",
+    ),
+    "an empty rank divides by its tokens": (
+        "    def plan(self, step):\n"
+        "        plan = super().plan(step)\n"
+        "        return Plan(plan.weight, float(plan.weight.mean()))\n",
+        "a rank without a token plans with the others",
+    ),
+}
 LAW = '''
 from tandem.behaviours.base import Behaviour, Law
 from tandem.types import Author
@@ -92,6 +160,19 @@ def test_a_known_mistake_is_found(mistake: str) -> None:
     result = CliRunner().invoke(app, ["check", "mine.py:Halved"])
     assert result.exit_code == 1, result.output
     assert f"FAIL {claim}" in result.output
+
+
+@pytest.mark.parametrize("mistake", WRONG_PLANS)
+def test_a_wrong_plan_is_found_and_nothing_else(mistake: str) -> None:
+    added, claim = WRONG_PLANS[mistake]
+    Path("mine.py").write_text(DRAWN)
+    right = CliRunner().invoke(app, ["check", "mine.py:Drawn"])
+    assert right.exit_code == 0, right.output
+    Path("yours.py").write_text(DRAWN + "\n" + added)
+    wrong = CliRunner().invoke(app, ["check", "yours.py:Drawn"])
+    assert wrong.exit_code == 1, wrong.output
+    (found,) = [line for line in wrong.output.splitlines() if line.startswith("FAIL")]
+    assert found.startswith(f"FAIL {claim}: ")
 
 
 def test_numbers_that_are_no_law_are_found() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 
@@ -15,7 +17,7 @@ from tandem.contract.checks import (
     refusal,
 )
 from tandem.contract.enumeration import declared_gradient, expected_gradient, law_at, make_world
-from tandem.objectives import AnyObjective, Objective, ReverseKL
+from tandem.objectives import AnyObjective, DriftGate, Objective, ReverseKL
 from tandem.training.components import kinds
 from tandem.training.config import config_from_dict
 
@@ -35,6 +37,23 @@ def named(cell: tuple[Behaviour, Objective]) -> str:
 def test_every_kind_has_an_example() -> None:
     assert {b.kind for b in BEHAVIOURS} == set(kinds(AnyBehaviour))
     assert {o.kind for o in OBJECTIVES} == set(kinds(AnyObjective))
+
+
+def test_every_support_of_a_kind_of_its_own_has_an_example() -> None:
+    """What the table says that a kind reads, it reads off these."""
+    inheriting = {"entropy_aware", "entropy_selected"}  # every form of reverse_kl, one more choice
+    for kind, cls in kinds(AnyObjective).items():
+        if "support" in cls.model_fields and kind not in inheriting:
+            named = {vars(o)["support"] for o in OBJECTIVES if o.kind == kind}
+            assert named == set(get_args(cls.model_fields["support"].annotation)), kind
+
+
+def test_an_objective_inside_another_is_named_by_its_kind() -> None:
+    inside = ReverseKL(support="full")
+    assert "kind" not in inside.model_fields_set
+    assert examples.label(DriftGate(tau=1.0, objective=inside)) == (
+        "drift_gate(objective=reverse_kl,tau=1.0)"
+    )
 
 
 def test_every_objective_is_legal_somewhere_and_every_behaviour_with_something() -> None:

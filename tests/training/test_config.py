@@ -157,7 +157,7 @@ def test_text_that_is_no_yaml_says_where(tmp_path: Path) -> None:
         (
             "optimizer.warmup_steps=9",
             "optimizer.warmup_steps is 9, more than training.steps .6., so the peak rate would "
-            "never be reached; lower the one or raise the other$",
+            "never be reached; give optimizer.warmup_steps=6 or less, or training.steps=9 or more$",
         ),
     ],
 )

@@ -217,7 +217,10 @@ def test_dropping_truncated_responses_trains_on_the_others_only(
 ) -> None:
     # One new token: whatever does not end at once is truncated, and may be all of a step.
     result = train(recipe, tmp_path, "rollout.truncated=drop", "rollout.max_new_tokens=1")
-    for row in lines(result.folder)[1:]:
+    rows = lines(result.folder)[1:]
+    assert any(row["rollout/truncated"] > 0.0 for row in rows)
+    for row in rows:
+        assert row["train/trained_tokens"] == pytest.approx(8 * (1 - row["rollout/truncated"]))
         if row["rollout/truncated"] == 1.0:
             assert row["train/loss"] == 0.0 and row["train/grad_norm"] == 0.0
             assert "train/reverse_kl" not in row

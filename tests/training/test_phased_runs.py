@@ -115,6 +115,28 @@ def test_a_phase_decides_law_loss_prompts_and_rate(whole: Path) -> None:
     assert "| objective | `reverse_kl` |" in card
 
 
+def test_updates_that_share_responses_ask_the_teacher_once(
+    short: dict[str, Any], tmp_path: Path
+) -> None:
+    def asked(updates: int) -> int:
+        """Forwards of the teacher for one batch of responses that it did not draw."""
+        training = {"steps": updates, "updates_per_rollout": updates, "tokens_per_micro_batch": 60}
+        plain = {"behaviour": "student", "optimizer": {"lr": 0.01}, "training": training}
+        config = config_from_dict(short | plain)
+        calls: list[int] = []
+        with open_world(torch.device("cpu")) as world:
+            folder = tmp_path / str(updates)
+            folder.mkdir()
+            run, _ = assemble(config, folder, world, lambda event: None)
+            body = run.module.frozen_models["teacher teacher"].get_submodule("model")
+            body.register_forward_hook(lambda *_: calls.append(1))
+            assert train_loop(run, start=0).step == updates
+            del run, body
+        return len(calls)
+
+    assert asked(3) == asked(1) > 0
+
+
 def test_a_reset_zeroes_adamws_moments_and_nothing_else_does(
     short: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -148,7 +148,8 @@ SAMPLED = {"kind": "reverse_kl", "support": "sampled"}
         (
             [{"until_step": 13}],
             {},
-            "phases.0.until_step is 13, but training.steps is 12: lower the one or raise the other",
+            "phases.0.until_step is 13, but training.steps is 12: give phases.0.until_step=12 or "
+            "less, or training.steps=13 or more",
         ),
         (
             [{"behaviour": "student"}, {"until_step": 4}],
@@ -176,7 +177,7 @@ SAMPLED = {"kind": "reverse_kl", "support": "sampled"}
             [{"until_step": 11}, {"optimizer": "reset"}],
             {},
             "optimizer.warmup_steps is 2, more than the steps of its schedule (1, from step 11 to "
-            "12), so the peak rate would never be reached; lower the one or raise the other",
+            "12), so the peak rate would never be reached; give optimizer.warmup_steps=1 or less",
         ),
         (
             [{"until_step": 0}],

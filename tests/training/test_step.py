@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from training_tiny import CLOCK, roll_out, step_module, tiny_pair
 from tandem.behaviours import Behaviour, Student, Teacher, TrustRegionBlend
 from tandem.core.reduce import MetricSums
 from tandem.models.speaker import Speaker
-from tandem.objectives import ReverseKL
+from tandem.objectives import ReverseKL, TokenLoss
 from tandem.training.batch import empty_micro_batch, pack
 from tandem.training.step import decoder_layers, recompute_layers
 from tandem.types import Rollout, TeacherSignal
@@ -153,6 +154,56 @@ def test_reverse_kl_is_logged_as_the_mean_over_tokens() -> None:
         sums.merge(module(batch, objective=FORMS["full"], clock=CLOCK, scale=1.0)[1])
     expected = naive_loss(student, teacher, rollouts, top_k=None)
     assert sums.means()["reverse_kl"] == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+def half_weighed(rollouts: list[Rollout]) -> list[Tensor]:
+    """Weight 2 for every other token, 0 for the rest."""
+    return [2.0 * (torch.arange(len(r)) % 2) for r in rollouts]
+
+
+def test_the_logged_value_is_the_unweighted_mean_over_trained_tokens() -> None:
+    student, teacher = tiny_pair()
+    rollouts = roll_out(student, teacher, FORMS["full"])
+    weights = half_weighed(rollouts)
+    values: list[Tensor] = []
+    for rollout, weight in zip(rollouts, weights, strict=True):
+        log_p = naive_logp(student, rollout.request.student_ids, rollout).detach()
+        log_q = naive_logp(teacher, rollout.request.teacher_ids, rollout).detach()
+        alive = log_p > -torch.inf
+        ratio = log_p.masked_fill(~alive, 0.0) - log_q.masked_fill(~alive, 0.0)
+        values.append((log_p.exp() * ratio).sum(-1)[weight != 0])
+    module = step_module(student, teacher)
+    (batch,) = pack(rollouts, weights, token_budget=10_000)
+    _, sums = module(batch, objective=FORMS["full"], clock=CLOCK, scale=1.0)
+    expected = torch.cat(values).mean()
+    assert sums.means()["reverse_kl"] == pytest.approx(float(expected), rel=1e-5)
+
+
+class Endless(ReverseKL):
+    """No number but inf wherever a token is not trained on."""
+
+    def loss(self, logits: Tensor, *, weight: Tensor, **known: Any) -> TokenLoss:
+        result = super().loss(logits, weight=weight, **known)
+        left_out = weight == 0
+        return replace(
+            result,
+            surrogate=result.surrogate.masked_fill(left_out, torch.inf),
+            value=result.value.masked_fill(left_out, torch.inf),
+        )
+
+
+def test_a_token_of_weight_0_may_have_an_infinite_loss() -> None:
+    student, teacher = tiny_pair()
+    rollouts = roll_out(student, teacher, FORMS["full"])
+    module = step_module(student, teacher)
+    (batch,) = pack(rollouts, half_weighed(rollouts), token_budget=10_000)
+    found: list[tuple[float, dict[str, float], dict[str, Tensor]]] = []
+    for objective in (FORMS["full"], Endless(support="full")):
+        loss, sums = module(batch, objective=objective, clock=CLOCK, scale=1.0)
+        loss.backward()
+        found.append((float(loss.detach()), sums.means(), gradients(student.model)))
+    assert found[1][:2] == found[0][:2]
+    assert_same_gradient(found[1][2], found[0][2], tolerance=1e-6)
 
 
 def test_the_step_trains_the_student_and_nothing_else() -> None:

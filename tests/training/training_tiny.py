@@ -3,8 +3,9 @@ and a chat teacher that end with different ids, prompts of different lengths."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -16,7 +17,8 @@ from tandem.models.speaker import Speaker
 from tandem.models.vocabulary import Alignment
 from tandem.objectives import Objective
 from tandem.rollout.engine import Engine
-from tandem.tasks.arithmetic import ALPHABET
+from tandem.tasks.arithmetic import ALPHABET, Arithmetic
+from tandem.tasks.base import Prompt, Split
 from tandem.training.step import StepModule, recorded
 from tandem.types import Clock, Request, Rollout, Sampling
 
@@ -108,6 +110,22 @@ def save_pair(folder: Path) -> None:
         model.generation_config.eos_token_id = END_ID
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
+
+
+class Sums(Arithmetic):
+    """Every other problem is of domain b; each comes with a wrong answer to learn."""
+
+    kind: Literal["sums"] = "sums"  # pyright: ignore[reportIncompatibleVariableOverride]
+    train_size: int = 200
+    validation_size: int = 20
+    test_size: int = 20
+    completion: str = "+7"
+
+    def prompts(self, split: Split) -> list[Prompt]:
+        found = super().prompts(split)
+        return [
+            replace(p, domain="ab"[i % 2], completion=self.completion) for i, p in enumerate(found)
+        ]
 
 
 def tiny_recipe(pair: Path) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """One step by several gloo ranks and by one process, as a script of test_parallel.py.
 
+    python tests/training/two_ranks.py "tied" "uneven"
+
 Prints one JSON object per case and number of ranks: loss, gradient norm, means, and the weights
 after the update, gathered. Ranks are forked before anything starts a thread.
 """
@@ -11,7 +13,7 @@ import os
 import socket
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,13 @@ from training_tiny import ALIGNMENT, CLOCK, roll_out, step_module, tiny_model, t
 from tandem.behaviours import TrustRegionBlend
 from tandem.models.speaker import Speaker
 from tandem.objectives import Objective, ReverseKL
+from tandem.objectives.base import Plan, StepTokens
 from tandem.training.config import OptimizerSettings
 from tandem.training.optimizer import make_optimizer
 from tandem.training.parallel import World, copy_weights, open_world, shard
 from tandem.training.step import StepModule, decoder_layers, recompute_layers
 from tandem.training.update import accumulate_gradient, apply_gradient, score
-from tandem.types import Rollout
+from tandem.types import Rollout, SignalSpec, TeacherSignal
 
 BLEND = TrustRegionBlend(budget=0.05, warmup_steps=4)
 
@@ -36,7 +39,7 @@ BLEND = TrustRegionBlend(budget=0.05, warmup_steps=4)
 @dataclass(frozen=True)
 class Case:
     """counts: rollouts of each of two ranks. budget: padded tokens of a micro-batch. several: two
-    teachers and a reference."""
+    teachers and a reference. forgotten: of the second rank's rollouts nothing is on record."""
 
     name: str
     objective: Objective
@@ -47,6 +50,23 @@ class Case:
     blend: bool = False
     several: bool = False
     budget: int = 30
+    forgotten: bool = False
+
+
+class Likely(Selective):
+    """The same loss of tokens that the teacher finds unlikely, but without the student's part of
+    the sweep: there is one only where something is missing, on whichever rank."""
+
+    def planned(self) -> SignalSpec:
+        return SignalSpec(sampled=True)
+
+    def plan(self, step: StepTokens) -> Plan:
+        logp, gate = step.signal.sampled_logp, step.tokens.gate
+        assert logp is not None and gate is not None
+        everything = step.gather(logp)
+        unlikely = logp <= everything.median() if len(everything) else logp <= 0
+        weight = (unlikely & (gate < 0.5)).float()
+        return Plan(weight=weight, denominator=float(weight.sum()))
 
 
 FULL, TOP = ReverseKL(support="full"), ReverseKL(top_k=4)
@@ -63,9 +83,15 @@ CASES = [
     Case("a plan with a sweep, one rank empty", Selective(top_k=4), counts=(0, 4)),
     Case("a plan with a sweep, all on record", Selective(top_k=4), counts=(5, 1), blend=True),
     Case("a plan with a sweep, both empty", Selective(top_k=4), counts=(0, 0)),
+    Case("one rank on record, the other not", Likely(top_k=4), blend=True, forgotten=True),
+    Case("one rank to be swept, the other empty", Likely(top_k=4), counts=(4, 0)),
     Case("several teachers", FULL, counts=(1, 4), several=True),
     Case("several teachers, a plan with a sweep", Selective(top_k=4), several=True),
 ]
+
+
+# Those that a change of the update is likely to break first.
+FAST = ("uneven", "one rank to be swept, the other empty", "one rank on record, the other not")
 
 
 def made(case: Case) -> tuple[StepModule, list[Rollout]]:
@@ -79,6 +105,11 @@ def made(case: Case) -> tuple[StepModule, list[Rollout]]:
     rollouts: list[Rollout] = []
     if count:
         rollouts = roll_out(student, teacher, case.objective, count=count, **options)
+    if case.forgotten:
+        rollouts[case.counts[0] :] = [
+            replace(r, signal=TeacherSignal(student_topk_ids=r.signal.student_topk_ids))
+            for r in rollouts[case.counts[0] :]
+        ]
     if case.recompute:
         recompute_layers(student.model)
     return step_module(student, teacher), rollouts
@@ -138,16 +169,18 @@ def checked(model: nn.Module) -> dict[str, list[float]]:
     }
 
 
-def work(rank: int, size: int, port: int, output: Path) -> None:
+def work(cases: list[Case], rank: int, size: int, port: int, output: Path) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     with open_world(torch.device("cpu")) as world:
-        results = {case.name: run_case(case, world) for case in CASES}
+        results = {case.name: run_case(case, world) for case in cases}
         if world.first:
             output.write_text(json.dumps(results))
 
 
-def main() -> None:
+def main(names: list[str]) -> None:
+    cases = [case for case in CASES if case.name in names]
+    assert len(cases) == len(names), f"which cases are {names}?"
     with tempfile.TemporaryDirectory() as folder:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -157,7 +190,7 @@ def main() -> None:
         for rank in range(2):
             process = os.fork()
             if process == 0:
-                work(rank, 2, port, output)
+                work(cases, rank, 2, port, output)
                 sys.stdout.flush()
                 os._exit(0)
             ranks.append(process)
@@ -165,10 +198,10 @@ def main() -> None:
         assert failed == [0, 0], f"ranks ended with {failed}"
         two = json.loads(output.read_text())
     with open_world(torch.device("cpu")) as world:
-        one = {case.name: run_case(case, world) for case in CASES}
+        one = {case.name: run_case(case, world) for case in cases}
     print(json.dumps({"one": one, "two": two}))
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main()
+    main(sys.argv[1:])

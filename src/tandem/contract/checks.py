@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,26 +17,16 @@ from tandem.contract.enumeration import (
     law_at,
     make_world,
     score_once,
-    signal_of,
 )
-from tandem.core.divergences import entropy
+from tandem.contract.finding import TOLERANCE, Finding
+from tandem.contract.plans import drawn_batch, ids_of, plan_findings
 from tandem.objectives.base import Objective
-from tandem.types import Author, Clock, TeacherSignal, TokenBatch
+from tandem.types import Author, Clock
 
 # The laws are fp32; their sums and the blend's exponent are not exact.
 LAW_TOLERANCE = 1e-5
-TOLERANCE = 1e-9
 SEEDS = (1, 2, 3)
 CLOCKS = (Clock(0, 20), Clock(3, 20), Clock(19, 20))
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One check: its name as a claim, whether it holds, and what was seen."""
-
-    claim: str
-    holds: bool
-    detail: str
 
 
 def check_behaviour(behaviour: Behaviour) -> list[Finding]:
@@ -76,6 +66,7 @@ def check_objective(
         _split_changes_nothing(objective),
         _padding_changes_nothing(objective),
         _at_rest_where_the_models_agree(objective),
+        *plan_findings(objective),
     ]
 
 
@@ -146,7 +137,7 @@ def _follows_what_it_declares(objective: Objective, behaviour: Behaviour) -> Fin
     claim = f"under {behaviour.kind}: follows what it declares"
     worst, size = 0.0, 0.0
     for seed in SEEDS:
-        world = make_world(seed, vocabulary=_ids(objective))
+        world = make_world(seed, vocabulary=ids_of(objective))
         law = law_at(behaviour, world)
         author = author_of(behaviour, world.clock)
         declared = declared_gradient(objective, law, world)
@@ -159,37 +150,8 @@ def _follows_what_it_declares(objective: Objective, behaviour: Behaviour) -> Fin
     return Finding(claim, worst <= TOLERANCE * max(1.0, size), detail)
 
 
-def _sampled_batch(
-    objective: Objective, seed: int
-) -> tuple[Tensor, TokenBatch, TeacherSignal, Clock]:
-    """Tokens drawn from the student at 12 prefixes, in three responses."""
-    world = make_world(seed, prefixes=12, vocabulary=_ids(objective))
-    generator = torch.Generator().manual_seed(seed)
-    p = torch.softmax(world.student_logits, -1)
-    ids = torch.multinomial(p, 1, generator=generator).squeeze(-1)
-    row = torch.arange(12)
-    logp = p.log()[row, ids]
-    spec = objective.needs() | objective.planned()
-    gate = torch.rand(12, generator=generator, dtype=torch.float64)
-    tokens = TokenBatch(
-        ids=ids,
-        sequence=row // 4,
-        position=row % 4,
-        behaviour_logp=logp,
-        student_logp=logp,
-        author=torch.full((12,), int(Author.TEACHER)),
-        policy_version=torch.zeros(12, dtype=torch.int64),
-        forced=torch.zeros(12, dtype=torch.bool),
-        student_entropy=entropy(p.log()) if spec.student_entropy else None,
-        gate=gate if spec.gate else None,
-        current_logp=logp if spec.current else None,
-    )
-    signal = signal_of(spec, world, row, ids)
-    return world.student_logits, tokens, signal, world.clock
-
-
 def _parts(objective: Objective, pieces: Sequence[slice]) -> tuple[Tensor, dict[str, Tensor]]:
-    logits, tokens, signal, clock = _sampled_batch(objective, seed=5)
+    logits, tokens, signal, clock = drawn_batch(objective, 5)
     weight = torch.linspace(0.0, 2.0, len(tokens), dtype=torch.float64)
     gradients: list[Tensor] = []
     metrics: dict[str, Tensor] = {}
@@ -215,7 +177,7 @@ def _split_changes_nothing(objective: Objective) -> Finding:
 
 
 def _padding_changes_nothing(objective: Objective) -> Finding:
-    logits, tokens, signal, clock = _sampled_batch(objective, seed=6)
+    logits, tokens, signal, clock = drawn_batch(objective, 6)
     weight = torch.ones(len(tokens), dtype=torch.float64)
     weight[8:] = 0.0
     some = slice(0, 8)
@@ -228,7 +190,7 @@ def _padding_changes_nothing(objective: Objective) -> Finding:
 
 def _at_rest_where_the_models_agree(objective: Objective) -> Finding:
     claim = "teacher = student: gradient zero, or as declared"
-    world = make_world(7, vocabulary=_ids(objective))
+    world = make_world(7, vocabulary=ids_of(objective))
     same = torch.log_softmax(world.student_logits, -1)
     world = replace(world, teacher_logp=same, reference_logp=same)
     found, _ = expected_gradient(objective, same, world, author=Author.TEACHER)
@@ -240,12 +202,6 @@ def _at_rest_where_the_models_agree(objective: Objective) -> Finding:
         return Finding(claim, False, f"{size:.1e}, and nothing is declared")
     worst = float((found - declared).abs().max())
     return Finding(claim, worst < TOLERANCE, f"another fixed point, as declared: {size:.1e}")
-
-
-def _ids(objective: Objective) -> int:
-    """How many ids its world has: few, and more than its supports."""
-    spec = objective.needs() | objective.planned()
-    return max(7, 3 * max(spec.student_topk, spec.teacher_topk) // 2)
 
 
 def _raw_law(behaviour: Behaviour, world: World, *, position: int = 0) -> Tensor:

@@ -36,6 +36,7 @@ _BASELINE: Fields = {"baseline": "expected"}
 _OBJECTIVES: dict[str, list[Fields]] = {
     "reverse_kl": [
         {"top_k": 3},
+        {"support": "teacher_topk", "top_k": 3},
         {"support": "full"},
         {"support": "sampled"},
         {"support": "sampled"} | _BASELINE,
@@ -54,11 +55,22 @@ _OBJECTIVES: dict[str, list[Fields]] = {
         {"top_k": 3, "gate": "expected", "support": "student_topk", "support_top_k": 3},
     ],
     "forward_kl": [{"support": "full"}, {"support": "teacher_topk", "top_k": 3}],
-    "generalized_jsd": [{}, {"beta": 0.1}, {"beta": 0.5, "ends": "scaled"}],
-    "skew_kl": [{"direction": "forward"}, {"direction": "reverse"}],
+    "generalized_jsd": [
+        {},
+        {"beta": 0.1},
+        {"beta": 0.5, "ends": "scaled"},
+        {"support": "student_topk", "top_k": 3},
+        {"support": "teacher_topk", "top_k": 3},
+    ],
+    "skew_kl": [
+        {"direction": "forward"},
+        {"direction": "reverse"},
+        {"direction": "forward", "support": "teacher_topk", "top_k": 3},
+        {"direction": "reverse", "support": "teacher_topk", "top_k": 3},
+    ],
     "entropy_aware": [{"top_k": 3, "teacher_top_k": 3, "threshold": 0.8}],
     "entropy_selected": [{}, {"support": "full", "fraction": 0.5}],
-    "relaxed": [{"stages": "one"}, {"stages": "two"}],
+    "relaxed": [{"stages": "one"}, {"stages": "one", "support": "full"}, {"stages": "two"}],
     "asymmetric": [{"top_k": 3}],
     "veto": [{"start_beta": 0.4}, {"start_beta": 0.4, "support": "sampled"}],
     "extrapolated": [{}],
@@ -109,13 +121,9 @@ def _nested(fields: Fields) -> Fields:
 
 def label(method: Behaviour | Objective) -> str:
     """A short name that tells two configurations of one kind apart."""
-    given = {
-        name: value
-        for name, value in method.model_dump(mode="json", exclude_unset=True).items()
-        if name != "kind"
-    }
-    inner = ",".join(
-        f"{name}={value['kind'] if isinstance(value, dict) else value}"
-        for name, value in given.items()
-    )
+    given = method.model_dump(mode="json", exclude_unset=True, exclude={"kind"})
+    # An objective inside is told by its kind, which one made in Python does not set.
+    fields: dict[str, Any] = dict(method)
+    given |= {name: fields[name].kind for name in given if isinstance(fields[name], Objective)}
+    inner = ",".join(f"{name}={value}" for name, value in given.items())
     return f"{method.kind}({inner})" if inner else str(method.kind)

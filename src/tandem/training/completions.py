@@ -10,11 +10,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from tandem.behaviours.base import Behaviour, CompletionSource
+from tandem.models.vocabulary import Alignment
 from tandem.tasks.base import Prompt
 from tandem.training.completion_cache import CompletionCache, Key
 from tandem.types import Author, Clock, Request
@@ -80,17 +83,31 @@ class Completions:
         }
         return [answered.get(r.id, r) for r in requests]
 
+    def check(self, behaviour: Behaviour, prompts: Sequence[Prompt], *, vocabulary: int) -> None:
+        """Raise ValueError where the behaviour would give a dataset's completion that the models
+        cannot say: one with an id outside the shared vocabulary, before the longest response's
+        end."""
+        source = behaviour.completion_source()
+        if source is None or source.kind != "dataset":
+            return
+        for prompt in prompts:
+            for outside in (i for i in self._ids(prompt)[: self._limit] if i >= vocabulary):
+                raise ValueError(
+                    f"the completion of prompt {prompt.id!r} has token id {outside}, but the "
+                    f"models share only {vocabulary} ids, 0 to {vocabulary - 1}: write it without "
+                    "that token, or leave the prompt out"
+                )
+
     def _find(self, source: CompletionSource, asked: list[Request], *, longest: int) -> list[Ids]:
         if source.kind == "dataset":
-            return [self._written(request) for request in asked]
+            return [self._ids(self._prompt_of(request)) for request in asked]
         if source.kind == "teacher":
             fresh = [replace(r, id=_counter("given", self._seed, r.id)) for r in asked]
             return self._sample(fresh, longest)
         assert source.cache is not None, "a cached completion has a folder"
         return self._kept(source.cache, asked)
 
-    def _written(self, request: Request) -> Ids:
-        prompt = self._prompt_of(request)
+    def _ids(self, prompt: Prompt) -> Ids:
         ids = self._encode(prompt)
         if ids is None:
             raise ValueError(_without_completion(prompt))
@@ -120,6 +137,20 @@ class Completions:
     def _key(self, request: Request) -> Key:
         text = repr((request.teacher, request.teacher_ids))
         return hashlib.sha256(text.encode()).hexdigest(), request.id % self._samples
+
+
+def written_ids(
+    prompt: Prompt, *, tokenizer: PreTrainedTokenizerBase, alignment: Alignment
+) -> Ids | None:
+    """The ids of a prompt's dataset completion, ended by the shared end id; None where it has none.
+
+    A text may spell an end itself, in its own template: it ends at the first, on the shared id.
+    """
+    if not prompt.completion:
+        return None
+    ends = {alignment.end_id, *alignment.aliases}
+    ids = tokenizer.encode(prompt.completion, add_special_tokens=False)
+    return (*takewhile(lambda i: i not in ends, ids), alignment.end_id)
 
 
 def check_completions(behaviour: Behaviour, prompts: Sequence[Prompt]) -> None:

@@ -48,8 +48,9 @@ class TrainingSettings(Settings):
 
     steps: optimiser steps. updates_per_rollout: how many of them use one batch of responses, each
     the whole batch; 1 is on-policy.
-    tokens_per_micro_batch: prompt and response tokens of the student per forward; a longer
-    sequence travels alone. head_chunk_bytes: size of one fp32 chunk of logits.
+    tokens_per_micro_batch: prompt and response tokens per forward, padding included, by the longer
+    of what student and teacher read; a longer sequence travels alone.
+    head_chunk_bytes: size of one fp32 chunk of logits.
     save_every: steps between checkpoints; keep_last: how many stay on disk.
     """
 

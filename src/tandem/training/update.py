@@ -117,7 +117,8 @@ def accumulate_gradient(
     world: World,
     on_progress: Progress,
 ) -> dict[str, float]:
-    """Leave the gradient of the step's one loss in the parameters; the means of its metrics.
+    """Leave the gradient of the step's one loss in the parameters; the means of its metrics, and
+    how many tokens it trained on.
 
     Every rank runs as many micro-batches as the busiest one: the rest are empty. Without a single
     token the loss is 0 and so is every gradient. Collective.
@@ -134,8 +135,11 @@ def accumulate_gradient(
         loss.backward()
         sums.merge(found)
         on_progress(i + 1, count)
+    trained = float(sum(int((weight != 0).sum()) for weight in scored.weights))
+    sums.add({"trained_tokens": (trained, 0.0)})
     total = world.total(sums)
-    total.add({"loss": (0.0, scored.denominator)})
+    # The two that are no means over tokens: a sum over the plan's divisor, and a sum.
+    total.add({"loss": (0.0, scored.denominator), "trained_tokens": (0.0, 1.0)})
     return total.means()
 
 
