@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import resource
+import socket
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from typer.testing import CliRunner
 
@@ -119,3 +124,106 @@ def test_the_embedded_pair_is_evaluated_within_its_context_by_default() -> None:
 
     limits = plan("embedded:student", task="arithmetic", overrides=[]).limits
     assert limits.max_prompt_tokens + limits.max_new_tokens <= 128
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        ("/nope", "the model folder '/nope' does not exist: check the path"),
+        ("runs/nope", "the model folder 'runs/nope' does not exist: check the path"),
+        (
+            "runs/demo-1",
+            "runs/demo-1 holds several runs; name one: runs/demo-1/opd, runs/demo-1/trb",
+        ),
+        (
+            "runs",
+            "runs holds neither a run (config.yaml) nor a model (config.json); check the path",
+        ),
+        ("a.yaml", "a.yaml is a file; give a run's folder, a model's folder or a hub id"),
+    ],
+)
+@pytest.mark.parametrize("task", [(), ("--task", "arithmetic")])
+def test_eval_says_first_that_nothing_is_at_the_path(
+    model: str,
+    sentence: str,
+    task: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("opd", "trb"):
+        (tmp_path / "runs" / "demo-1" / name).mkdir(parents=True)
+        (tmp_path / "runs" / "demo-1" / name / "config.yaml").write_text(f"name: {name}\n")
+    (tmp_path / "a.yaml").write_text("")
+    assert _run("eval", model, *task) == (2, "", f"tandem: {sentence}\n")
+
+
+def test_a_demos_folder_names_its_runs_to_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("opd", "trb"):
+        (tmp_path / "demo" / name).mkdir(parents=True)
+        (tmp_path / "demo" / name / "config.yaml").write_text(f"name: {name}\n")
+    code, _, err = _run("report", "demo")
+    assert code == 2 and err.endswith("it holds several runs; name one: demo/opd, demo/trb\n")
+
+
+def test_doctor_without_a_network_says_its_verdict_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tries: list[str] = []
+
+    def no_name_service(host: str, *arguments: object, **options: object) -> None:
+        tries.append(host)
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_name_service)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    said: list[str] = []
+    watcher = logging.Handler()
+    watcher.emit = lambda record: said.append(record.getMessage())
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    logger.addHandler(watcher)
+    try:
+        code, _, err = _run("doctor", "arithmetic", "teacher.path=nobody/nothing")
+    finally:
+        logger.removeHandler(watcher)
+        logger.setLevel(before)
+    assert tries, "the hub was asked"
+    assert said == []
+    assert code == 2 and err.count("\n") == 1
+    assert err.startswith("tandem: cannot open model 'nobody/nothing' (")
+
+
+def test_pretrain_draws_no_bar_of_a_librarys_where_its_output_is_piped(tmp_path: Path) -> None:
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.enable_progress_bar()
+    output = tmp_path / "model"
+    small = ("steps=1", "batch=2", "optimizer.warmup_steps=0", "--output", str(output))
+    code, out, err = _run("pretrain", "arithmetic_base", *small)
+    assert (code, err) == (0, "")
+    assert out.startswith(f"{output}: ") and out.count("\n") == 1
+
+
+def test_a_hub_id_needs_a_task() -> None:
+    said = "tandem: owner/name is no run, so it brings no task; add --task (arithmetic, math)\n"
+    assert _run("eval", "owner/name") == (2, "", said)
+
+
+def test_a_prompt_that_does_not_fit_is_named_and_not_its_number() -> None:
+    code, _, err = _run(
+        "eval", "embedded:student", "--task", "arithmetic", "limits.max_new_tokens=127",
+        "evaluation.problems=3",
+    )  # fmt: skip
+    assert code == 2
+    assert re.match(
+        r"tandem: prompt '[^']+' can never fit the student: \d+ prompt tokens \+ 127", err
+    )

@@ -102,8 +102,12 @@ def test_a_mistake_found_by_the_doctor_leaves_no_run_in_the_way(
     _train(name="tiny")
 
 
-def test_the_demo_gives_the_same_numbers_twice(tmp_path: Path) -> None:
+def test_the_demo_gives_the_same_numbers_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = [run_demo(tmp_path / name, overrides=TINY, problems=8) for name in ("a", "b")]
+    # Both methods train one pair: what there is to say of it is said once per demo.
+    assert capsys.readouterr().out.count("\nmemory: the run needs about ") == len(found)
     first, second = ((tmp_path / name / "results.json").read_text() for name in ("a", "b"))
     assert first == second
     result = found[0]

@@ -147,9 +147,15 @@ def report(
 
 @contextmanager
 def _user_errors() -> Iterator[None]:
-    """A mistake of the user's is one sentence and exit code 2; a mistake of ours, a traceback."""
+    """A mistake of the user's is one sentence and exit code 2; a mistake of ours, a traceback.
+
+    Ctrl-C that nobody below has an answer to (while libraries load, above all) is a word and 130.
+    """
     try:
         yield
+    except KeyboardInterrupt:
+        typer.echo("tandem: stopped", err=True)
+        raise typer.Exit(130) from None
     except ValueError as error:
         typer.echo(f"tandem: {error}", err=True)
         raise typer.Exit(2) from None

@@ -27,7 +27,7 @@ from tandem.rollout.engine import Engine
 from tandem.studies.report import write_report
 from tandem.tasks.base import Task
 from tandem.training.checkpoint import list_checkpoints, load_checkpoint, sweep
-from tandem.training.claim import claim
+from tandem.training.claim import claim, has_begun
 from tandem.training.config import (
     EvaluationSettings,
     RunConfig,
@@ -187,8 +187,7 @@ def _check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:
     """Raise ValueError where a run of that name is in the way, or is another run."""
     old_file = folder / "config.yaml"
     # A folder without a line of metrics or a checkpoint is what a refused recipe left: no run yet.
-    begun = (folder / "metrics.jsonl").is_file() or (folder / "checkpoints").is_dir()
-    if not old_file.is_file() or not begun:
+    if not old_file.is_file() or not has_begun(folder):
         return
     if not resume:
         raise ValueError(

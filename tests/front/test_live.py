@@ -90,6 +90,18 @@ def test_on_a_terminal_the_panel_ends_with_everything_the_issue_names() -> None:
         assert shown in last
 
 
+def test_a_roll_out_shows_its_tokens_while_no_response_has_ended() -> None:
+    console, text = _console(terminal=True)
+    with view("a run", console) as listen:
+        listen(Started(Path("runs/x"), 0, 2))
+        listen(Phase(1, "roll out", 0, 64, tokens=1234))
+    last = text.getvalue()[text.getvalue().rindex("a run") :]
+    assert "0/64" in last and "responses, 1,234 tokens" in last
+    with view("a run", console) as listen:
+        listen(Phase(1, "update", 0, 3))
+    assert "tokens" not in text.getvalue()[text.getvalue().rindex("a run") :]
+
+
 def test_time_left_is_the_mean_step_times_the_steps_to_come() -> None:
     now = [100.0]
     state = State("x", now=lambda: now[0])

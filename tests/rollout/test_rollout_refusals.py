@@ -13,6 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tandem.behaviours import FixedBudgetBlend, Student
 from tandem.rollout import Engine
+from tandem.rollout.refusal import naming_prompts
 from tandem.types import Request, Sampling
 
 BLEND = FixedBudgetBlend(budget=0.1)
@@ -101,3 +102,27 @@ def test_a_model_that_drops_its_cache_is_refused() -> None:
             layer.train()
     with pytest.raises(ValueError, match="0 of 2 layers wrote to the cache: put the model in"):
         generate(engine_of(student, teacher), [Request(0, (1, 2), (1, 2))], Student())
+
+
+def test_whoever_knows_the_prompts_hears_of_a_prompt() -> None:
+    student, teacher = (Unreachable(s) for s in pair())
+    engine = engine_of(student, teacher)
+    said = (
+        "prompt 'train-2' can never fit the student: 60 prompt tokens + 12 new tokens − 1 = 71 "
+        "positions, and its context (max_position_embeddings) is 64: allow shorter prompts or "
+        "fewer new tokens"
+    )
+    requests = [Request(2**40, (1,), (1,)), Request(2**40 + 2, (1,) * 60, (1,))]
+    with (
+        pytest.raises(ValueError, match=f"^{re.escape(said)}$"),
+        naming_prompts(lambda request: f"train-{request.id - 2**40}"),
+    ):
+        generate(engine, requests, BLEND)
+
+
+def test_what_is_no_refusal_of_a_request_keeps_its_words() -> None:
+    with (
+        pytest.raises(ValueError, match=r"^request id 3 occurs more than once"),
+        naming_prompts(lambda request: "unknown"),
+    ):
+        generate(engine_of(*pair()), [Request(3, (1,), (1,))] * 2, BLEND)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tandem.evaluation.intervals import Interval, mean_interval
+from tandem.rollout.refusal import naming_prompts
 from tandem.tasks.base import Grade, Prompt, Task
 from tandem.types import Request, Rollout
 
@@ -88,8 +89,9 @@ def evaluate(
         for i, (_, ids) in enumerate(kept)
         for k in range(samples)
     ]
-    rollouts = generate(requests)
     asked = [prompt for prompt, _ in kept for _ in range(samples)]
+    with naming_prompts(lambda request: asked[request.id - first_request_id].id):
+        rollouts = generate(requests)
     texts = [decode(rollout) for rollout in rollouts]
     grades = task.grade_many(list(zip(asked, texts, strict=True)))
     completions = [

@@ -24,10 +24,12 @@ from tandem.models.cast import load_cast, role_of
 from tandem.objectives import AnyObjective, Objective
 from tandem.settings import Settings
 from tandem.tasks import AnyTask
+from tandem.training.claim import has_begun
 from tandem.training.components import kinds
 from tandem.training.config import RunConfig, load_config
 from tandem.training.pretrain import load_pretrain_settings
 from tandem.training.pretrain import pretrain as run_pretraining
+from tandem.training.signals import terminated_like_ctrl_c
 
 STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
@@ -38,8 +40,20 @@ def train(recipe: str, overrides: Sequence[str], *, resume: bool) -> None:
     quiet_libraries()
     # Under torchrun one process speaks.
     console = Console(quiet=os.environ.get("RANK", "0") != "0")
-    with view(config.name, console) as listen:
-        result = run.train(config, resume=resume, listener=listen)
+    try:
+        with terminated_like_ctrl_c(), view(config.name, console) as listen:
+            result = run.train(config, resume=resume, listener=listen)
+    except KeyboardInterrupt:
+        # While models load there is nothing to save yet; while the final model is written the last
+        # checkpoint lies there already.
+        folder = Path("runs") / config.name
+        stopped = (
+            f"stopped; go on with --resume: {folder}"
+            if has_begun(folder)
+            else "stopped before the first step; nothing was kept"
+        )
+        console.print(Text(stopped), soft_wrap=True)
+        return
     done = (
         f"stopped after step {result.steps}; go on with --resume" if result.interrupted else "done"
     )
@@ -48,6 +62,7 @@ def train(recipe: str, overrides: Sequence[str], *, resume: bool) -> None:
 
 def evaluate(model: str, *, task: str | None, overrides: Sequence[str], seed: int) -> None:
     """Print pass@1 of a model with its interval."""
+    quiet_libraries()
     chosen = plan(model, task=task, overrides=overrides)
     console = Console()
     with answering(chosen.model.path, console) as on_progress:
@@ -76,6 +91,7 @@ def evaluate(model: str, *, task: str | None, overrides: Sequence[str], seed: in
 
 def pretrain(recipe: str, overrides: Sequence[str], *, output: Path | None) -> None:
     """Train a small model from nothing, or heal one whose layers were taken out."""
+    quiet_libraries()
     settings = load_pretrain_settings(recipe_path(recipe), overrides)
     folder = output or Path("runs") / settings.name
     if folder.exists():
@@ -92,11 +108,13 @@ def pretrain(recipe: str, overrides: Sequence[str], *, output: Path | None) -> N
 
 def print_dry_run(recipe: str, overrides: Sequence[str]) -> None:
     """Print the resolved run, its token budget, schedule and memory."""
+    quiet_libraries()
     print(dry_run_text(load_config(recipe_path(recipe), overrides)))
 
 
 def doctor(recipe: str, overrides: Sequence[str]) -> bool:
     """Load both models, print every check, and say whether any failed."""
+    quiet_libraries()
     config = load_config(recipe_path(recipe), overrides)
     checks = diagnose(config)
     console = Console()

@@ -20,6 +20,8 @@ from tandem.models.settings import ModelSettings
 from tandem.studies.gap import gap_recovered
 from tandem.studies.report import comparison_page, read_run
 from tandem.training.config import EvaluationSettings, RunConfig, load_config
+from tandem.training.events import Event, Listener, Note
+from tandem.training.signals import terminated_like_ctrl_c
 
 RECIPE = "arithmetic"
 # Judged once, on a split that neither training nor its evaluations ever see.
@@ -56,15 +58,17 @@ def run_demo(
     console = console or Console()
     folder = _fresh(folder)
     try:
-        return _run(folder, overrides, console, problems)
+        with terminated_like_ctrl_c():
+            return _run(folder, overrides, console, problems)
     except KeyboardInterrupt:
         # While judging there is nothing to save; while training the loop turns it into a request.
-        if any(folder.iterdir()):
-            console.print(Text(f"stopped; what was done lies in {folder}"), soft_wrap=True)
-        else:
-            folder.rmdir()
-            console.print(Text("stopped; nothing was done yet"), soft_wrap=True)
+        done = any(folder.iterdir())
+        said = f"stopped; what was done lies in {folder}" if done else "stopped; nothing was kept"
+        console.print(Text(said), soft_wrap=True)
         return None
+    finally:
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _run(
@@ -84,9 +88,10 @@ def _run(
         "teacher": _judge(first.teacher, first, "teacher", problems, console),
         "student before": _judge(first.student, first, "student before", problems, console),
     }
+    told: set[str] = set()
     for method, config in configs.items():
         with view(method, console) as listen:
-            end = run.train(config, runs=folder, listener=listen)
+            end = run.train(config, runs=folder, listener=_told_once(listen, told))
         if end.interrupted:
             console.print(Text(f"stopped; what was done lies in {folder}"), soft_wrap=True)
             return None
@@ -103,6 +108,24 @@ def _run(
     for line in summary(result):
         console.print(Text(line), soft_wrap=True)
     return result
+
+
+def _told_once(listen: Listener, told: set[str]) -> Listener:
+    """`listen` without the notes on what an earlier run has told of: all runs are of one pair.
+
+    told: what they spoke of, up to the colon; it grows as notes come.
+    """
+    before = frozenset(told)
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Note):
+            subject = event.text.partition(":")[0]
+            told.add(subject)
+            if subject in before:
+                return
+        listen(event)
+
+    return hear
 
 
 def _fresh(folder: Path | None) -> Path:

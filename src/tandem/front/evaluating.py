@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
+from tandem.models.loading import locate
 from tandem.models.settings import ModelSettings
 from tandem.settings import Settings
 from tandem.tasks import AnyTask
@@ -70,6 +71,7 @@ def plan(model: str, *, task: str | None, overrides: Sequence[str]) -> Plan:
 def _defaults(model: str) -> Recipe:
     path = Path(model) / "config.yaml"
     if not path.is_file():
+        _look_for_a_model(model)
         every_field = {"every": 1, "problems": 200, "samples": 1, "split": "test"}
         # The embedded pair was made for short chains: its context is 128 tokens.
         embedded = {"max_prompt_tokens": 16, "max_new_tokens": 32, "threads": 1}
@@ -98,3 +100,18 @@ def _defaults(model: str) -> Recipe:
         },
     }
     return Recipe(data, run.source)
+
+
+def _look_for_a_model(model: str) -> None:
+    """Raise ValueError where `model` is a path at which no model lies; a hub id may be anything."""
+    folder = Path(locate(model))
+    if folder.is_file():
+        raise ValueError(f"{model} is a file; give a run's folder, a model's folder or a hub id")
+    if not folder.is_dir() or (folder / "config.json").is_file():
+        return
+    inside = sorted(found.parent for found in folder.glob("*/config.yaml"))
+    if inside:
+        raise ValueError(f"{model} holds several runs; name one: {', '.join(map(str, inside))}")
+    raise ValueError(
+        f"{model} holds neither a run (config.yaml) nor a model (config.json); check the path"
+    )

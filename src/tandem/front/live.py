@@ -186,7 +186,7 @@ class LiveView:
                 phase.name,
                 ProgressBar(total=max(1, phase.total), completed=phase.done, width=BAR_WIDTH),
                 f"{phase.done}/{phase.total}",
-                "",
+                "" if phase.tokens is None else f"responses, {phase.tokens:,} tokens",
             )
         numbers = Table.grid(padding=(0, 2))
         numbers.add_column(min_width=10, no_wrap=True, style="dim")
@@ -260,10 +260,14 @@ class PlainView:
 
 
 def quiet_libraries() -> None:
-    """Turn off the progress bars of transformers, which write through the view."""
+    """Turn off what libraries write through the view: the progress bars of transformers, and the
+    hub client's account of each try where there is no network (what it came to is an error of
+    ours)."""
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    hub_logging.set_verbosity_error()
 
 
 @contextmanager

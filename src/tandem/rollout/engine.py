@@ -16,6 +16,7 @@ from tandem.rollout.attention import attending
 from tandem.rollout.lane import Lane
 from tandem.rollout.protocol import SpeakerLike
 from tandem.rollout.queue import Job
+from tandem.rollout.refusal import RequestRefused
 from tandem.rollout.session import Session, Terms
 from tandem.types import Clock, Request, Rollout, Sampling, SignalSpec
 
@@ -104,27 +105,27 @@ class Engine:
         if taught:
             if request.teacher not in self.teachers:
                 known = ", ".join(map(repr, self.teachers)) or "none"
-                raise ValueError(
-                    f"request {request.id} asks for teacher {request.teacher!r}, but the engine "
-                    f"has {known}: name one of those, or add it to the engine"
+                raise RequestRefused(
+                    request,
+                    f"asks for teacher {request.teacher!r}, but the engine has {known}: name one "
+                    "of those, or add it to the engine",
                 )
             teacher = self.teachers[request.teacher]
             sides.append((f"teacher {request.teacher!r}", teacher, request.teacher_ids))
         new = sampling.max_new_tokens
         for name, speaker, prompt in sides:
             if not prompt:
-                raise ValueError(
-                    f"request {request.id} has an empty prompt for the {name}: "
-                    "give it at least one token"
+                raise RequestRefused(
+                    request, f"has an empty prompt for the {name}: give it at least one token"
                 )
             # The last token of a response is never fed.
             needed, context = len(prompt) + new - 1, speaker.config.max_position_embeddings
             if needed > context:
-                raise ValueError(
-                    f"request {request.id} can never fit the {name}: {len(prompt)} prompt tokens + "
-                    f"{new} new tokens − 1 = {needed} positions, and its context "
-                    f"(max_position_embeddings) is {context}: allow shorter prompts or fewer new "
-                    "tokens"
+                raise RequestRefused(
+                    request,
+                    f"can never fit the {name}: {len(prompt)} prompt tokens + {new} new tokens − 1 "
+                    f"= {needed} positions, and its context (max_position_embeddings) is "
+                    f"{context}: allow shorter prompts or fewer new tokens",
                 )
 
 
@@ -146,12 +147,14 @@ def check(requests: Sequence[Request], sampling: Sampling, *, vocabulary: int) -
         )
     for request in requests:
         if len(request.forced_ids) > sampling.max_new_tokens:
-            raise ValueError(
-                f"request {request.id} forces {len(request.forced_ids)} tokens, but "
-                f"max_new_tokens is {sampling.max_new_tokens}: shorten one or raise the other"
+            raise RequestRefused(
+                request,
+                f"forces {len(request.forced_ids)} tokens, but max_new_tokens is "
+                f"{sampling.max_new_tokens}: shorten one or raise the other",
             )
         for outside in (i for i in request.forced_ids if not 0 <= i < vocabulary):
-            raise ValueError(
-                f"request {request.id} forces id {outside}, but the shared vocabulary has "
-                f"{vocabulary} ids: force only ids from 0 to {vocabulary - 1}"
+            raise RequestRefused(
+                request,
+                f"forces id {outside}, but the shared vocabulary has {vocabulary} ids: force only "
+                f"ids from 0 to {vocabulary - 1}",
             )

@@ -7,15 +7,20 @@ a dot was never finished, or is half deleted; it is ignored and swept away.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.checkpoint import filesystem, state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.optim import Optimizer
 
 from tandem.training.optimizer import allocate_state
@@ -37,7 +42,26 @@ def save_checkpoint(
     """Write the state after `step` steps and delete all but the `keep_last` newest. Collective.
 
     Returns the folder. Whatever happens on the way, the folders named step-… are whole.
+    Raises ValueError where the disk does not take it.
     """
+    with refused_writes("checkpoint", checkpoints, "go on with --resume"):
+        try:
+            return _save(checkpoints, student, optimizer, step, keep_last, world)
+        except (OSError, CheckpointException):
+            # Half a checkpoint is of no use, and it may be what fills the disk.
+            if world.first:
+                sweep(checkpoints)
+            raise
+
+
+def _save(
+    checkpoints: Path,
+    student: nn.Module,
+    optimizer: Optimizer,
+    step: int,
+    keep_last: int,
+    world: World,
+) -> Path:
     final = checkpoints / f"{_PREFIX}{step:06d}"
     partial = checkpoints / f"{_PARTIAL}{final.name}"
     if world.first:
@@ -81,6 +105,35 @@ def load_checkpoint(
     state_dict_loader.load(state, checkpoint_id=checkpoint)
     world.barrier()
     return int(json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["step"])
+
+
+@contextmanager
+def refused_writes(what: str, folder: Path, then: str) -> Iterator[None]:
+    """Say in one sentence that `folder` did not take `what`, and what to do `then`: a full disk, a
+    quota, a missing right."""
+    try:
+        yield
+    except (OSError, SafetensorError, CheckpointException) as error:
+        reason = _refusal(error)
+        if reason is None:
+            raise
+        raise ValueError(
+            f"cannot write the {what} in {folder} ({reason}): make room there and {then}; what was "
+            "saved before stays"
+        ) from error
+
+
+def _refusal(error: BaseException) -> str | None:
+    """What the system said, however deep it lies; None where it was something else."""
+    if isinstance(error, CheckpointException):
+        found = (_refusal(exception) for exception, _ in error.failures.values())
+        return next((reason for reason in found if reason is not None), None)
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if isinstance(error, SafetensorError):
+        return os.strerror(errno.ENOSPC) if f"code: {errno.ENOSPC}" in str(error) else None
+    # PyTorch's archive writer counts what the system took and keeps its reason to itself.
+    return "only a part of it was taken" if "inline_container" in str(error) else None
 
 
 def list_checkpoints(checkpoints: Path) -> list[Path]:

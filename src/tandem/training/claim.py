@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 
@@ -14,11 +15,15 @@ def claim(folder: Path, *, first: bool) -> Iterator[None]:
     """Make `folder` and hold it for as long as the block lasts; nothing to do but for the `first`
     rank. The system lets go of it when the process ends, however it ends.
 
+    A folder that was made here and in which no run began (its models were not found, somebody
+    stopped it while it loaded) goes when the block fails.
+
     Raises ValueError where the folder cannot be made, or another process holds it.
     """
     if not first:
         yield
         return
+    fresh = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
@@ -29,9 +34,25 @@ def claim(folder: Path, *, first: bool) -> Iterator[None]:
         ) from None
     try:
         _lock(descriptor, folder)
-        yield
+        with _leaving_nothing(folder) if fresh else nullcontext():
+            yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _leaving_nothing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        if not has_begun(folder):
+            shutil.rmtree(folder)
+        raise
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether the folder holds a line of metrics or a checkpoint: something to go on from."""
+    return (folder / "metrics.jsonl").is_file() or (folder / "checkpoints").is_dir()
 
 
 def _lock(descriptor: int, folder: Path) -> None:

@@ -26,12 +26,15 @@ class Started:
 @dataclass(frozen=True, slots=True)
 class Phase:
     """Within step `step` (counted from 1; 0 before training), `done` of `total` units of a phase
-    are finished: responses of a roll-out or an evaluation, micro-batches of an update."""
+    are finished: responses of a roll-out or an evaluation, micro-batches of an update.
+
+    tokens: written so far in a roll-out, whose responses all end late; None elsewhere."""
 
     step: int
     name: PhaseName
     done: int
     total: int
+    tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

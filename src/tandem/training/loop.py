@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from tandem.rollout.engine import Engine
+from tandem.rollout.refusal import naming_prompts
 from tandem.training.checkpoint import save_checkpoint
 from tandem.training.completions import Completions
 from tandem.training.config import RunConfig
@@ -190,16 +191,17 @@ def roll_out(run: Run, now: Moment, step: int) -> Rolled:
     report = partial(_rolling, run, step + 1)
     report(len(requests), 0, 0)
     requests = run.completions(requests, behaviour=now.behaviour, clock=now.clock)
-    rollouts = run.engine.generate(
-        requests,
-        behaviour=now.behaviour,
-        clock=now.clock,
-        sampling=Sampling(max_new_tokens=config.rollout.max_new_tokens),
-        seed=config.seed,
-        record=recorded(now.objective),
-        policy_version=step,
-        on_progress=partial(report, len(requests)),
-    )
+    with naming_prompts(lambda request: run.requests.prompt_of(request).id):
+        rollouts = run.engine.generate(
+            requests,
+            behaviour=now.behaviour,
+            clock=now.clock,
+            sampling=Sampling(max_new_tokens=config.rollout.max_new_tokens),
+            seed=config.seed,
+            record=recorded(now.objective),
+            policy_version=step,
+            on_progress=partial(report, len(requests)),
+        )
     return Rolled(rollouts, step, now, perf_counter() - began)
 
 
@@ -237,8 +239,7 @@ def _evaluation(run: Run, step: int) -> dict[str, float]:
 
 
 def _rolling(run: Run, step: int, total: int, tokens: int, sequences: int) -> None:
-    del tokens
-    run.listener(Phase(step, "roll out", sequences, total))
+    run.listener(Phase(step, "roll out", sequences, total, tokens))
 
 
 def _progress(run: Run, step: int, name: PhaseName) -> Callable[[int, int], None]:

@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from tandem.models.loading import LoadedModel
 from tandem.models.settings import ModelSettings
-from tandem.training.checkpoint import sync_folder
+from tandem.training.checkpoint import refused_writes, sync_folder
 from tandem.training.config import RunConfig, dump_config
 from tandem.training.teachers import ONLY_TEACHER
 
@@ -30,31 +30,47 @@ def save_final(
 ) -> None:
     """Write weights, tokenizer, end ids and model card to `folder`, whole or not at all.
 
+    Raises ValueError where the disk does not take it.
+
     silenced_ids: ids that never occurred while the student learnt, the teacher's end ids above all.
     generation_config.json suppresses them, so that the law is the same wherever it is loaded.
     """
     partial = folder.with_name(f".partial-{folder.name}")
-    if partial.exists():
-        shutil.rmtree(partial)
+    old = folder.with_name(f".partial-old-{folder.name}")
+    for debris in (partial, old):
+        if debris.exists():
+            shutil.rmtree(debris)
     model = student.model
     if model.generation_config is not None:
         # The ids the student was trained to end with, so that whoever loads it stops there too.
         model.generation_config.eos_token_id = list(student.end_ids)
         model.generation_config.suppress_tokens = list(silenced_ids) or None
+    with refused_writes("final model", folder.parent, "go on with --resume"):
+        try:
+            _write(partial, student, model_card(config, metrics))
+        except BaseException:
+            if partial.exists():
+                shutil.rmtree(partial)
+            raise
+        if folder.exists():
+            # Renamed first: a deletion that is cut short must not leave half a model by that name.
+            folder.rename(old)
+        partial.rename(folder)
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def _write(folder: Path, student: LoadedModel, card: str) -> None:
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        model.save_pretrained(partial)
+        student.model.save_pretrained(folder)
     finally:
         if bars:
             logging.enable_progress_bar()
-    student.tokenizer.save_pretrained(partial)
-    card = model_card(config, metrics)
-    (partial / "README.md").write_text(card, encoding="utf-8")
-    sync_folder(partial)
-    if folder.exists():
-        shutil.rmtree(folder)
-    partial.rename(folder)
+    student.tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    sync_folder(folder)
 
 
 TEMPLATE = """---

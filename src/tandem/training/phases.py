@@ -154,8 +154,8 @@ def _end_of(
         )
     if end > steps:
         raise ValueError(
-            f"{place}.until_step is {end}, but training.steps is {steps}: lower the one or raise "
-            "the other"
+            f"{place}.until_step is {end}, but training.steps is {steps}: give "
+            f"{place}.until_step={steps} or less, or training.steps={end} or more"
         )
     if end % each:
         raise ValueError(
@@ -187,9 +187,11 @@ def check(line: Timeline) -> None:
 def _too_long_a_warmup(warmup: int, start: int, end: int, steps: int) -> str:
     if (start, end) == (0, steps):
         there = f"training.steps ({steps})"
+        fix = f"optimizer.warmup_steps={steps} or less, or training.steps={warmup} or more"
     else:
+        fix = f"optimizer.warmup_steps={end - start} or less"
         there = f"the steps of its schedule ({end - start}, from step {start} to {end})"
     return (
         f"optimizer.warmup_steps is {warmup}, more than {there}, so the peak rate would never be "
-        "reached; lower the one or raise the other"
+        f"reached; give {fix}"
     )

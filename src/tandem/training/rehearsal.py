@@ -48,8 +48,9 @@ class Rehearsed:
 
     def __str__(self) -> str:
         return (
-            f"memory: {self.estimated / GIB:.2f} GiB estimated, {self.measured / GIB:.2f} GiB at "
-            f"the rehearsal's peak, {self.limit / GIB:.1f} GiB there"
+            f"memory: the run needs about {self.estimated / GIB:.1f} GiB, "
+            f"{self.limit / GIB:.1f} GiB are free for it; a trial of its largest update brought "
+            f"this process to {self.measured / GIB:.1f} GiB"
         )
 
 

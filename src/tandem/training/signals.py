@@ -23,6 +23,29 @@ class StopRequest:
 
 
 @contextmanager
+def terminated_like_ctrl_c() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt for as long as the block lasts, so that what was begun is
+    cleaned up.
+
+    For whatever lies around the loop (loading, judging, writing the final model), where there is no
+    step to finish. The loop's own handler goes before this one and gives it back.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    old = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
+
+
+@contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
     """Turn SIGINT and SIGTERM into a request for as long as the block lasts.
 
