@@ -1,136 +1,208 @@
 """Tokens per second of the rollout engine, against transformers' `generate` and against a bound.
 
-    python benchmarks/engine.py [--quick] [--threads 2] [--cpu-time]
+    TANDEM_TEST_DATA=... python benchmarks/engine.py [--only embedded] [--threads 2]
 
-Rows: a student alone, and a student blended with its teacher within a KL budget (trust-region
-behaviour blending). The peer of the first is `generate`; the peer of the second is `generate` with
-a logits processor that runs the teacher on its own cache and bisects the exponent in 30 steps.
-Everything is sampled at temperature 1 in fp32 with random weights whose logits have a standard
-deviation of 2.5, so that the blend has to be solved for.
+Three pairs in fp32: `embedded`, the trained pair inside the package (15 ids); `stories`, a real
+model of 260,000 parameters and its copy of layers 0, 2, 4 (512 ids; needs TANDEM_TEST_DATA);
+`full`, random Qwen3 shapes of 42 and 202 million parameters (151,936 ids, logits of standard
+deviation 2.5). Sampled at temperature 1; the end is never drawn, so that lengths are the
+workload's.
+
+Rows: a student alone; a student blended with its teacher within a KL budget ε, one token at a time
+(g = 1), in blocks of g = 4, and in blocks that the engine chooses (auto); SKD (top 25 ids or half
+of them, temperature 1). The peer of a student alone is `generate`; the peer of the others is
+`generate` with a logits processor that runs the teacher on a cache of its own and bisects the
+exponent in 30 steps (ε = .01, whose time is that of any ε).
 
 equal: as many requests as slots, equal prompts and responses. ragged: four requests per slot,
-prompts and responses of fixed random lengths (the engine is given the response, so that its length
-is fixed; the peer's rows stop at theirs). The peer decodes batches of `slots` requests, in order.
+prompts and responses of random lengths. The peer decodes batches of `slots` requests, in order.
 
-bound: no engine with these slots is faster than the forwards it needs. `bare` is the time of these
-alone, by transformers itself on its own dynamic cache, without mask, sampling or record, in the
-same process: one forward of the body per `slots` prompts, and one of body and head per round of a
-schedule that refills a slot as soon as it falls free, over the rows live in it and the longest of
-their contexts (a batch is a rectangle; where lengths are equal: all rows, the context growing); for
-the student, and for the teacher too in blended rows. The bound of the ratio engine : peer is peer
-seconds / bare seconds; `reached` is the ratio over that bound, which is bare / engine. It may pass
-1 where the slot cache is cheaper than the dynamic one.
+bound: the time of the forwards alone, by transformers itself on its own dynamic cache, without
+mask, sampling or record, in the same process: one forward of the body per `slots` prompts, and per
+round g of the student over one token and one of the teacher over g, heads included, over the rows
+live and the longest of their contexts, in a schedule that refills a free slot at once. A round
+settles (1 − α^g)/(1 − α) tokens of each row, α being the acceptance that the engine had in this
+run; for `auto` the best of g = 1, 2, 4, 8. `reached` is that time over the engine's. It may pass 1
+where the slot cache is cheaper than the dynamic one. Teacher looks: rounds of a row in which the
+teacher was asked, per token.
 
-Repetitions are interleaved; shown are medians, and the least and the greatest ratio. Each has
+Repetitions are interleaved; shown are medians, and the least and the greatest of a ratio. Each has
 prompts and lengths of its own: how many rounds a queue takes depends on which long response happens
 to start last, and the bound takes requests as they come while the engine takes the longest prompts
-first. On a single draw of lengths one of the two is luckier, by 9 % (one standard deviation) over
-the full vocabulary; on average they need the same. On a machine with other work,
-`--threads 1 --cpu-time` measures processor time instead of wall time.
+first.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 
-from engine_sides import (
-    BUDGET,
-    Body,
-    Pair,
-    Size,
-    build,
-    new_tokens,
-    run_bare,
-    run_engine,
-    run_peer,
-    workload,
-)
-from tandem.behaviours import Student, TrustRegionBlend
+from engine_pairs import Pair, Size, build, new_tokens, workload
+from engine_sides import run_bare, run_engine, run_peer
+from tandem.behaviours import Behaviour, FixedBudgetBlend, SpeculativeKD, Student
+from tandem.rollout import Engine
+from tandem.rollout.costs import CostBook
+from tandem.rollout.pace import Block
+from tandem.rollout.tally import Tally
 
-BLEND = TrustRegionBlend(budget=BUDGET, warmup_steps=1_000_000)
+PEER_BUDGET = 0.01
+AUTO = (1, 2, 4, 8)
 SIZES = (
-    Size("embedded", 20, Body(128, 3, 4), Body(128, 4, 4), 64, 24, 64, 5),
-    Size("small", 2_048, Body(256, 6, 4), Body(512, 8, 8), 32, 32, 48, 5),
-    Size("full", 151_936, Body(256, 4, 4), Body(1024, 4, 16), 8, 32, 16, 5),
+    Size("embedded", slots=64, prompt=24, new=64, repeats=7),
+    Size("stories", slots=32, prompt=24, new=96, repeats=5),
+    Size("full", slots=8, prompt=32, new=16, repeats=3),
 )
 
 
-def seconds(action: Callable[[], None], clock: Callable[[], float]) -> float:
-    start = clock()
+@dataclass
+class Case:
+    """One row of the table, and what its repetitions took."""
+
+    name: str
+    behaviour: Behaviour
+    block: Block
+    bare_widths: tuple[int, ...]
+    seconds: list[float] = field(default_factory=list)
+    bare: list[float] = field(default_factory=list)
+    tallies: list[Tally] = field(default_factory=list)
+
+
+def cases(pair: Pair) -> list[Case]:
+    blends = [(0.01, 1), (0.001, 4), (0.01, 4), (0.03, 4), (0.1, 4), (0.01, "auto")]
+    found = [Case("student alone", Student(), 1, (1,))]
+    for budget, block in blends:
+        widths = AUTO if block == "auto" else (int(block),)
+        name = f"blend ε = {budget:g}, g = {block}"
+        found.append(Case(name, FixedBudgetBlend(budget=budget), block, widths))
+    top_k = min(25, (pair.vocabulary - 1) // 2)
+    skd = SpeculativeKD(top_k=top_k, teacher_temperature=1.0)
+    found.append(Case(f"SKD top {top_k}, g = auto", skd, "auto", AUTO))
+    return found
+
+
+def seconds(action: Callable[[], None]) -> float:
+    start = time.perf_counter()
     with torch.inference_mode():
         action()
-    return clock() - start
+    return time.perf_counter() - start
 
 
-def measure(
-    size: Size, *, ragged: bool, blend: bool, pair: Pair, clock: Callable[[], float]
-) -> list[str]:
-    """One row of the table."""
-    requests = workload(size, ragged=ragged, seed=0)
-    models = [pair.student, pair.teacher] if blend else [pair.student]
-    actions: dict[str, Callable[[], None]] = {
-        "bare": lambda: run_bare(models, size, requests),
-        "engine": lambda: run_engine(pair, size, requests, BLEND if blend else Student()),
-        "peer": lambda: run_peer(pair, size, requests, blend=blend),
+def measure(size: Size, pair: Pair, *, ragged: bool) -> list[list[str]]:
+    """The rows of one pair and one kind of lengths."""
+    student, teacher = pair.speakers()
+    books = CostBook()
+    table = cases(pair)
+    engines = {
+        case.name: Engine(
+            student, {"teacher": teacher}, slots=size.slots, block=case.block, costs=books
+        )
+        for case in table
     }
-    times: dict[str, list[float]] = {name: [] for name in actions}
-    warm = replace(size, new=2)
-    few = [replace(r, forced_ids=()) for r in requests[: size.slots]]
-    run_engine(pair, warm, few, BLEND if blend else Student())
-    run_peer(pair, warm, few, blend=blend)
+    peers: dict[bool, list[float]] = {False: [], True: []}
     tokens: list[int] = []
-    for seed in range(1, size.repeats + 1):
-        requests = workload(size, ragged=ragged, seed=seed)
-        tokens.append(sum(new_tokens(r, size) for r in requests))
-        for name, action in actions.items():
-            times[name].append(seconds(action, clock))
-    ratios = [p / e for p, e in zip(times["peer"], times["engine"], strict=True)]
-    bounds = [p / b for p, b in zip(times["peer"], times["bare"], strict=True)]
-    reached = [b / e for b, e in zip(times["bare"], times["engine"], strict=True)]
-    engine, peer = (
-        statistics.median(n / t for n, t in zip(tokens, times[name], strict=True))
-        for name in ("engine", "peer")
-    )
+    for seed in range(size.repeats + 1):
+        requests = workload(pair, size, ragged=ragged, seed=seed)
+        warm = seed == 0
+        if warm:
+            requests = [replace(r, max_new_tokens=2) for r in requests[: size.slots]]
+        tokens += [] if warm else [sum(new_tokens(r, size) for r in requests)]
+        for taught in peers:
+            budget = PEER_BUDGET if taught else None
+            spent = seconds(lambda b=budget, w=requests: run_peer(pair, size, w, budget=b))
+            peers[taught] += [] if warm else [spent]
+        for case in table:
+            tally = Tally()
+            spent = seconds(
+                lambda c=case, w=requests, t=tally: run_engine(
+                    engines[c.name], size, w, c.behaviour, t
+                )
+            )
+            if warm:
+                continue
+            taught = tally.teacher_rows > 0
+            stays = tally.stayed / tally.tried if taught else 1.0
+            bare = min(
+                seconds(
+                    lambda g=g, w=requests, s=stays, t=taught: run_bare(
+                        pair, size, w, width=g, stays=s, taught=t
+                    )
+                )
+                for g in case.bare_widths
+            )
+            case.seconds.append(spent)
+            case.bare.append(bare)
+            case.tallies.append(tally)
+    label = f"{size.name} {pair.vocabulary:,}", "ragged" if ragged else "equal"
+    rows = []
+    for taught, name in ((False, "generate"), (True, "generate, blending")):
+        speed = statistics.median(n / t for n, t in zip(tokens, peers[taught], strict=True))
+        rows.append([*label, name, f"{speed:,.0f}", "", "", "1", "", ""])
+    return rows + [[*label, *figures(case, peers, tokens)] for case in table]
+
+
+def figures(case: Case, peers: dict[bool, list[float]], tokens: list[int]) -> list[str]:
+    tried = sum(t.tried for t in case.tallies)
+    taught = any(t.teacher_rows for t in case.tallies)
+    peer = peers[taught]
+    ratios = [p / e for p, e in zip(peer, case.seconds, strict=True)]
+    reached = [b / e for b, e in zip(case.bare, case.seconds, strict=True)]
+    bound = statistics.median(n / b for n, b in zip(tokens, case.bare, strict=True))
+    looks = sum(t.teacher_rows for t in case.tallies) / sum(t.tokens for t in case.tallies)
     return [
-        f"{size.name} {size.vocabulary:,}",
-        "ragged" if ragged else "equal",
-        "blend" if blend else "student",
-        f"{engine:,.0f}",
-        f"{peer:,.0f}",
-        f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]",
-        f"{statistics.median(bounds):.2f}",
-        f"{statistics.median(reached):.2f} [{min(reached):.2f}, {max(reached):.2f}]",
+        case.name,
+        f"{statistics.median(n / t for n, t in zip(tokens, case.seconds, strict=True)):,.0f}",
+        f"{looks:.2f}" if taught else "",
+        f"{sum(t.stayed for t in case.tallies) / tried:.3f}" if taught else "",
+        spread(ratios),
+        f"{bound:,.0f}",
+        spread(reached),
     ]
 
 
-HEAD = ["pair, ids", "lengths", "law", "engine tok/s", "peer tok/s", "ratio", "bound", "reached"]
+def spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} [{min(values):.2f}, {max(values):.2f}]"
+
+
+HEAD = (
+    "pair, ids",
+    "lengths",
+    "what",
+    "tokens/s",
+    "teacher looks",
+    "acceptance",
+    "against generate",
+    "bound, tokens/s",
+    "reached",
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Engine against transformers' generate.")
-    parser.add_argument("--quick", action="store_true", help="one repetition of a quarter the size")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--cpu-time", action="store_true", help="processor time: busy machines")
+    parser.add_argument("--repeats", type=int, help="instead of each pair's own")
     parser.add_argument("--only", choices=[size.name for size in SIZES])
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    clock = time.process_time if arguments.cpu_time else time.perf_counter
+    data = os.environ.get("TANDEM_TEST_DATA")
     start = time.perf_counter()
     print("| " + " | ".join(HEAD) + " |\n|" + "---|" * len(HEAD))
     for size in SIZES:
         if arguments.only not in (None, size.name):
             continue
-        chosen = replace(size, new=size.new // 4, repeats=1) if arguments.quick else size
-        pair = build(chosen)
+        if size.name == "stories" and data is None:
+            print("stories left out: TANDEM_TEST_DATA is not set")
+            continue
+        pair = build(size.name, Path(data) if data else None)
+        chosen = replace(size, repeats=arguments.repeats or size.repeats)
         for ragged in (False, True):
-            for blend in (False, True):
-                row = measure(chosen, ragged=ragged, blend=blend, pair=pair, clock=clock)
+            for row in measure(chosen, pair, ragged=ragged):
                 print("| " + " | ".join(row) + " |", flush=True)
     print(f"\n{arguments.threads} threads, {time.perf_counter() - start:.0f} s")
 

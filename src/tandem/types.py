@@ -52,7 +52,7 @@ class Request:
     `id` is the sequence's counter for random draws: unique within a run, so that results do not
     depend on batching. `teacher` names the teacher that judges it. `forced_ids` are emitted first
     instead of sampled tokens (a teacher prefix, an off-policy row) and are recorded under
-    `forced_author`.
+    `forced_author`. `max_new_tokens` ends this response earlier than the sampling's limit would.
     """
 
     id: int
@@ -61,6 +61,7 @@ class Request:
     teacher: str = "teacher"
     forced_ids: tuple[int, ...] = ()
     forced_author: Author = Author.TEACHER
+    max_new_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from tandem.models.loading import DTYPES, LoadedModel, load_model
 from tandem.models.prompts import decode_response, encode_prompt
 from tandem.models.speaker import Speaker
 from tandem.models.vocabulary import Alignment
+from tandem.rollout.costs import CostBook
 from tandem.rollout.engine import Engine
 from tandem.tasks.base import Prompt, Task
 from tandem.training.completions import Completions, check_completions, written_ids
@@ -63,7 +64,14 @@ def assemble(
     teachers = teaching(cast, alignment, device=world.device, in_turns=in_turns)
     reference = None if cast.reference is None else speaker(cast.reference, alignment)
     module = _step_module(config, teachers, reference, alignment, world)
-    engine = Engine(speaker(student, alignment), teachers, slots=config.rollout.slots)
+    rank = "" if world.first else f"-rank{world.rank}"
+    engine = Engine(
+        speaker(student, alignment),
+        teachers,
+        slots=config.rollout.slots,
+        block=config.rollout.block,
+        costs=CostBook(folder / f"engine{rank}.json"),
+    )
     requests = RequestSource(
         prompts,
         encode_student=partial(encode_prompt, student),

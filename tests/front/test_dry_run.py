@@ -61,7 +61,7 @@ def test_memory_adds_up_by_hand(config: RunConfig) -> None:
         "teacher weights": 12000,
         "student cache": 4 * 24 * 400,
         "teacher cache": 4 * 24 * 400,
-        "vocabulary vectors": 4 * 50 * 4 * 8,
+        "vocabulary vectors": 4 * 8 * 50 * 4 * 8,  # 4 slots, 8 drafts
         "gradients": 4000,
         "activations": 64 * 2 * (80 + 64) * 4,
         "teacher's one layer": 64 * (32 + 48) * 4,

@@ -21,7 +21,9 @@ from tandem.behaviours.base import Behaviour
 from tandem.models.speaker import Speaker
 from tandem.models.vocabulary import Alignment
 from tandem.rollout import Engine
-from tandem.rollout.session import tempered
+from tandem.rollout.block import tempered
+from tandem.rollout.costs import CostBook
+from tandem.rollout.pace import Block, CostTable
 from tandem.types import Clock, Request, Rollout, Sampling, SignalSpec
 
 CLOCK = Clock(step=0, total_steps=10)
@@ -104,8 +106,15 @@ def pair(size: int = 13, seed: int = 1) -> tuple[Speaker, Speaker]:
     return speakers(student, teacher, size=size)
 
 
-def engine_of(student: Speaker, teacher: Speaker, *, slots: int = 4) -> Engine:
-    return Engine(student, {"teacher": teacher}, slots=slots)
+# With these costs many rows are worth two drafts, fewer four or eight.
+COSTS = CostTable((1, 2, 4), (1, 2, 8), ((1.0, 1.0, 1.0), (1.0, 1.4, 3.0), (1.0, 1.5, 9.0)))
+BLOCKS: tuple[Block, ...] = (1, 2, 4, 8, "auto")
+
+
+def engine_of(student: Speaker, teacher: Speaker, *, slots: int = 4, block: Block = 1) -> Engine:
+    costs = CostBook()
+    costs.keep("teacher", COSTS)
+    return Engine(student, {"teacher": teacher}, slots=slots, block=block, costs=costs)
 
 
 def ragged(count: int, *, size: int, seed: int = 0, longest: int = 9) -> list[Request]:

@@ -18,9 +18,15 @@ from tandem.rollout.lane import Lane
 PROMPTS = [(3, 1, 4, 1, 5), (9,), (2, 6, 5)]
 
 
+def states_of(lane: Lane, prompts: list[tuple[int, ...]]) -> torch.Tensor:
+    prefilled = lane.prefill(prompts)
+    assert prefilled is not None
+    return prefilled.states
+
+
 def started(speaker: Speaker, capacity: int = 20) -> Lane:
     lane = Lane(speaker, rows=3, capacity=capacity)
-    lane.admit([0, 1, 2], PROMPTS, lane.prefill(PROMPTS))
+    lane.admit([0, 1, 2], PROMPTS, states_of(lane, PROMPTS))
     return lane
 
 
@@ -42,11 +48,15 @@ def test_a_rejected_draft_leaves_no_trace() -> None:
         lane = started(speaker)
         draft = torch.tensor([[7, 8], [1, 2], [4, 4]])
         lane.feed(torch.cat([lane.next_tokens, draft], 1))
-        # Only the token that was fed first settles; the draft is replaced by 11.
-        lane.settle(torch.full((3,), 11), 1)
-        hidden = lane.feed(lane.next_tokens)
+        # Of the first row only the token that was fed first settles, of the second a draft too, of
+        # the third both; what follows is replaced by 11, and drafted anew in two forwards.
+        counts = [1, 2, 3]
+        lane.settle(torch.full((3,), 11), torch.tensor(counts), counts)
+        lane.feed(lane.next_tokens)
+        hidden = lane.feed(torch.tensor([[3], [4], [5]]), ahead=1)
         for row, prompt in enumerate(PROMPTS):
-            truth = uncached_logp(speaker, prompt, (11, 0))[1]
+            kept = draft[row, : counts[row] - 1].tolist()
+            truth = uncached_logp(speaker, prompt, (*kept, 11, 3 + row, 0))[-1]
             found = torch.log_softmax(speaker.logits(hidden[row, -1]), -1)
             assert_near(found, truth)
 
@@ -56,9 +66,9 @@ def test_rows_may_be_replaced_and_moved() -> None:
     with torch.no_grad():
         lane = started(speaker)
         lane.feed(lane.next_tokens)
-        lane.settle(torch.tensor([5, 6, 7]), 1)
+        lane.settle(torch.tensor([5, 6, 7]), torch.ones(3, dtype=torch.int64), [1, 1, 1])
         other = [(8, 8, 1, 2)]
-        lane.admit([0], other, lane.prefill(other))
+        lane.admit([0], other, states_of(lane, other))
         lane.compact([2], [1], live=2)
         hidden = lane.feed(lane.next_tokens)
         for row, sequence in enumerate([other[0], (*PROMPTS[2], 7)]):

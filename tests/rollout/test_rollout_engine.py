@@ -235,7 +235,11 @@ class Masked(Speaker):
         self.masked = ids
 
     def canonical(self, raw: Tensor) -> Tensor:
-        return super().canonical(raw).index_fill(-1, torch.tensor(self.masked), -torch.inf)
+        return (
+            super()
+            .canonical(raw)
+            .index_fill(-1, torch.tensor(self.masked, dtype=torch.int64), -torch.inf)
+        )
 
 
 @pytest.mark.parametrize(

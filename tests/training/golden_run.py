@@ -49,6 +49,7 @@ RECIPE: dict[str, Any] = {
         "max_prompt_tokens": 16,
         "max_new_tokens": 32,
         "slots": 6,
+        "block": 3,
         "truncated": "keep",
     },
     "optimizer": {"lr": 5e-4, "schedule": "cosine", "warmup_steps": 3},

@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from training_tiny import Sums, tiny_recipe
 
 from tandem import run as api
-from tandem.behaviours import Teacher
+from tandem.behaviours import Student
 from tandem.objectives import ReverseKL
 from tandem.objectives.base import Plan, StepTokens
+from tandem.rollout import Engine
 from tandem.training.config import config_from_dict
 from tandem.training.parallel import open_world
 from tandem.types import Author, Clock, Request, Sampling, SignalSpec
@@ -78,16 +79,16 @@ def test_completions_are_what_each_teacher_alone_would_say(
         run, _ = assemble(config, tmp_path, world, lambda event: None)
         asked = [Request(i, (5,), (6, 4 + i % 9), teacher="ab"[i % 2]) for i in range(8)]
         sample = vars(run.completions)["_sample"]
-        # The co-decoding engine, where the teacher is a teacher: another way to the same draws.
-        expected = run.engine.generate(
-            asked,
-            behaviour=Teacher(),
-            clock=Clock(0, 1),
-            sampling=Sampling(7),
-            seed=0,
-            record=SignalSpec(),
-        )
-        assert sample(asked, 7) == [tuple(rollout.ids.tolist()) for rollout in expected]
+        for request, found in zip(asked, sample(asked, 7), strict=True):
+            (alone,) = Engine(run.engine.teachers[request.teacher], {}, slots=1).generate(
+                [replace(request, student_ids=request.teacher_ids)],
+                behaviour=Student(),
+                clock=Clock(0, 1),
+                sampling=Sampling(7),
+                seed=0,
+                record=SignalSpec(),
+            )
+            assert found == tuple(alone.ids.tolist())
         given = run.completions(asked, behaviour=config.behaviour, clock=Clock(0, 4))
         del run
     assert all(r.forced_ids and r.forced_author is Author.TEACHER for r in given)

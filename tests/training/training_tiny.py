@@ -145,6 +145,7 @@ def tiny_recipe(pair: Path) -> dict[str, Any]:
             "max_prompt_tokens": 12,
             "max_new_tokens": 12,
             "slots": 6,
+            "block": 3,
             "truncated": "keep",
         },
         "optimizer": {"lr": 0.01, "warmup_steps": 2},

@@ -16,10 +16,18 @@ from tandem.types import Author, Clock
 @dataclass(frozen=True, slots=True)
 class Law:
     """The next token's law: normalised fp32 `logp` [*, V] (−inf on forbidden ids), and per-token
-    `stats` [*] such as `exponent` and `kl_spent` (nats)."""
+    `stats` [*] such as `exponent` and `kl_spent` (nats).
+
+    A method with a rule of its own for the student's drafts gives `keeps` and `replacement`: a
+    draft y stays where `keeps` [*, V] is true and is else replaced by a draw from `replacement`
+    [*, V] (normalised log-probs). That rule has to draw from `logp`: logp = log(p·keeps +
+    (Σ p over the rest)·replacement). Without them a draft stays with probability min(1, mu/p).
+    """
 
     logp: Tensor
     stats: dict[str, Tensor] = field(default_factory=dict)
+    keeps: Tensor | None = None
+    replacement: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,8 @@ class SpeculativeKD(Behaviour):
         kept = student_logp.masked_fill(~accepted, -torch.inf)
         logp = torch.logaddexp(kept, rejected + replacement)
         spent = kl(log_p=logp, log_q=student_logp)
-        return Law(logp, {"replaced": rejected[..., 0].exp(), "kl_spent": spent})
+        stats = {"replaced": rejected[..., 0].exp(), "kl_spent": spent}
+        return Law(logp, stats, keeps=accepted, replacement=replacement)
 
     def needs_teacher(self, clock: Clock) -> bool:
         del clock

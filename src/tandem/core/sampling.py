@@ -30,11 +30,35 @@ def sample(logp: Tensor, u: Tensor) -> Tensor:
     assert u.shape == (rows,), f"one uniform per row: {tuple(u.shape)} for {rows} rows"
     if size <= ONE_LEVEL:
         return _cell(logp.exp(), u)[0]
-    blocks = -(-size // BLOCK)
-    mass = torch.empty(rows, blocks * BLOCK, dtype=logp.dtype, device=logp.device)
-    mass[:, size:] = 0.0
+    mass = _padded(logp)
     torch.exp(logp, out=mass[:, :size])
-    mass_BNK = mass.view(rows, blocks, BLOCK)
+    return _two_levels(mass, u)
+
+
+@torch.no_grad()
+def sample_mass(mass: Tensor, u: Tensor) -> Tensor:
+    """As `sample`, from the masses themselves: [B, V], not negative, with a positive sum."""
+    rows, size = mass.shape
+    assert u.shape == (rows,), f"one uniform per row: {tuple(u.shape)} for {rows} rows"
+    if size <= ONE_LEVEL:
+        return _cell(mass, u)[0]
+    padded = _padded(mass)
+    padded[:, :size] = mass
+    return _two_levels(padded, u)
+
+
+def _padded(like: Tensor) -> Tensor:
+    """[B, N·K] for values [B, V]: whole blocks, the rest of the last one zero."""
+    rows, size = like.shape
+    blocks = -(-size // BLOCK)
+    mass = torch.empty(rows, blocks * BLOCK, dtype=like.dtype, device=like.device)
+    mass[:, size:] = 0.0
+    return mass
+
+
+def _two_levels(mass: Tensor, u: Tensor) -> Tensor:
+    """The block, then the id in it; mass [B, N·K]."""
+    mass_BNK = mass.view(len(mass), mass.shape[1] // BLOCK, BLOCK)
     sums_BN = mass_BNK.sum(-1)
     block, cumulative, target = _cell(sums_BN, u)
     # Where in its block u falls is again a uniform, given the block: the draw of the next level.
@@ -42,7 +66,7 @@ def sample(logp: Tensor, u: Tensor) -> Tensor:
     width = sums_BN.gather(-1, here).to(torch.float64)
     start = cumulative.gather(-1, here) - width
     inner = ((target - start) / width).clamp(0.0, BELOW_ONE)[:, 0]
-    chosen_BK = mass_BNK[torch.arange(rows, device=logp.device), block]
+    chosen_BK = mass_BNK[torch.arange(len(mass), device=mass.device), block]
     return block * BLOCK + _cell(chosen_BK, inner)[0]
 
 

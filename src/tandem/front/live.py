@@ -86,6 +86,8 @@ class State:
         blend = blending(m)
         if blend:
             found.append(("blend", blend))
+        if m.get("rollout/teacher_forwards", 0.0) > 0.0:
+            found.append(("blocks", blocks(m)))
         if "rollout/length" in m:
             text = f"{m['rollout/length']:.0f} tokens, {100 * m['rollout/truncated']:.1f} % cut"
             found.append(("responses", text))
@@ -125,6 +127,15 @@ def blending(metrics: dict[str, float]) -> str:
             spent += f" of {metrics['rollout/budget']:.4f} nats"
         parts.append(spent)
     return ", ".join(parts)
+
+
+def blocks(metrics: dict[str, float]) -> str:
+    """How well speculation went, where a teacher judged drafts."""
+    return (
+        f"{100 * metrics['rollout/acceptance']:.1f} % of drafts accepted, "
+        f"{metrics['rollout/tokens_per_round']:.1f} tokens per round, "
+        f"{metrics['rollout/teacher_forwards']:.2f} teacher forwards per token"
+    )
 
 
 def duration(seconds: float) -> str:

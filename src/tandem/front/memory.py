@@ -8,15 +8,17 @@ from typing import Literal
 
 from tandem.front.shapes import Shape
 from tandem.models.cast import role_of
+from tandem.rollout.pace import DISTRIBUTIONS, SCRATCH_BYTES, widest
 from tandem.training.config import RunConfig
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2}
 
-# fp32 rows of one vocabulary per slot that live at once while decoding: student and teacher
-# log-probs, and the solver's end points, trial law and temporaries.
+# fp32 rows of one vocabulary per slot and draft that live at once while decoding: student and
+# teacher log-probs, and the solver's end points, trial law and temporaries.
 VECTORS_BLENDED = 8
 VECTORS_STUDENT = 4
+SCRATCH = SCRATCH_BYTES * VECTORS_BLENDED // DISTRIBUTIONS
 # Copies of one head chunk: logits, log-probs and their gradient; logits and log-probs of the
 # teacher.
 CHUNK_COPIES = 5
@@ -119,13 +121,15 @@ def _rollout(config: RunConfig, student: Shape, teachers: Mapping[str, Shape]) -
         ]
         found.append(cache("teacher", max(widths)))
     vectors = VECTORS_BLENDED if blended else VECTORS_STUDENT
+    drafts = widest(rollout.block) if blended else 1
     rows = max(student.rows, *(shape.rows for shape in teachers.values()))
     found.append(
         Part(
             "vocabulary vectors",
             "roll-out",
-            slots * rows * 4 * vectors,
-            f"{slots} slots × {rows:,} rows × 4 B × {vectors}",
+            # The engine drafts less where that would be more than this.
+            max(slots * rows * 4 * vectors, min(slots * drafts * rows * 4 * vectors, SCRATCH)),
+            f"{slots} slots × {drafts} drafts × {rows:,} rows × 4 B × {vectors}",
         )
     )
     return found

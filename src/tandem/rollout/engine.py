@@ -13,11 +13,14 @@ import torch
 
 from tandem.behaviours.base import Behaviour
 from tandem.rollout.attention import attending
+from tandem.rollout.costs import CostBook, measure_costs
 from tandem.rollout.lane import Lane
+from tandem.rollout.pace import DISTRIBUTIONS, Block, Pace, widest
 from tandem.rollout.protocol import SpeakerLike
 from tandem.rollout.queue import Job
 from tandem.rollout.refusal import RequestRefused
 from tandem.rollout.session import Session, Terms
+from tandem.rollout.tally import Tally
 from tandem.types import Clock, Request, Rollout, Sampling, SignalSpec
 
 Progress = Callable[[int, int], None]
@@ -26,12 +29,19 @@ Progress = Callable[[int, int], None]
 class Engine:
     """Lock-step co-decoding of one student with any of several teachers.
 
-    slots: rows decoded at once, at most. Raises ValueError where a teacher does not speak the
-    student's vocabulary.
+    slots: rows decoded at once, at most. block: tokens that the student drafts before its teacher
+    looks, from 1; `auto` chooses them each round from `costs`, measured where they are not in that
+    book yet. Raises ValueError where a teacher does not speak the student's vocabulary.
     """
 
     def __init__(
-        self, student: SpeakerLike, teachers: Mapping[str, SpeakerLike], *, slots: int
+        self,
+        student: SpeakerLike,
+        teachers: Mapping[str, SpeakerLike],
+        *,
+        slots: int,
+        block: Block = 1,
+        costs: CostBook | None = None,
     ) -> None:
         if slots < 1:
             raise ValueError(f"slots is {slots}: give the engine at least 1 row to decode")
@@ -43,7 +53,11 @@ class Engine:
                     f"teacher {name!r} speaks (vocabulary size, end id) {taught} and the student "
                     f"{spoken}: make both speakers from one alignment"
                 )
+        if block != "auto" and block < 1:
+            raise ValueError(f"block is {block}: draft at least 1 token a round, or give 'auto'")
         self.student, self.teachers, self.slots = student, dict(teachers), slots
+        self.block: Block = block
+        self.costs = CostBook() if costs is None else costs
 
     def generate(
         self,
@@ -56,13 +70,15 @@ class Engine:
         record: SignalSpec,
         policy_version: int = 0,
         on_progress: Progress | None = None,
+        tally: Tally | None = None,
     ) -> list[Rollout]:
         """One rollout per request, in their order, with CPU tensors that may meet autograd.
 
         record: the per-token quantities to keep; teacher parts are kept where the behaviour
         consults the teacher, and are None (its cache never made) where it does not.
         on_progress: told (tokens, sequences) done so far, once per round.
-        Results depend on (seed, request), not on slots, order or company.
+        tally: what the call cost is added to it.
+        Results depend on (seed, request), not on slots, blocks, order or company.
         Raises ValueError for requests that cannot be served: see `check`.
         """
         taught = behaviour.needs_teacher(clock)
@@ -88,15 +104,35 @@ class Engine:
                 slots = min(self.slots, len(jobs))
                 speakers = [self.student] + ([] if name is None else [self.teachers[name]])
                 lanes = [self._lane(jobs, k, s, slots, sampling) for k, s in enumerate(speakers)]
-                deliver = results.__setitem__
-                Session(jobs, lanes, terms, slots=slots, deliver=deliver).run(progress)
+                session = Session(
+                    jobs,
+                    lanes,
+                    terms,
+                    slots=slots,
+                    pace=self._pace(speakers, terms, name),
+                    widest=widest(self.block),
+                    deliver=results.__setitem__,
+                )
+                session.run(progress)
+                if tally is not None:
+                    tally.add(session.tally)
         return [results[index] for index in range(len(requests))]
+
+    def _pace(self, speakers: list[SpeakerLike], terms: Terms, name: str | None) -> Pace:
+        row_bytes = DISTRIBUTIONS * 4 * self.student.vocabulary_size
+        if self.block != "auto" or name is None:
+            block = 1 if self.block == "auto" else self.block
+            return Pace(block, None, row_bytes=row_bytes)
+        if name not in self.costs:
+            self.costs.keep(name, measure_costs(speakers, terms, slots=self.slots))
+        return Pace("auto", self.costs[name], row_bytes=row_bytes)
 
     def _lane(
         self, jobs: list[Job], side: int, speaker: SpeakerLike, slots: int, sampling: Sampling
     ) -> Lane:
         prompts = [(job.request.student_ids, job.request.teacher_ids)[side] for job in jobs]
-        capacity = max(len(p) for p in prompts) + sampling.max_new_tokens - 1
+        # The last token of a response is not fed, but drafts beyond it may be.
+        capacity = max(len(p) for p in prompts) + sampling.max_new_tokens + widest(self.block) - 2
         return Lane(speaker, rows=slots, capacity=capacity)
 
     def _check_fits(self, request: Request, sampling: Sampling, *, taught: bool) -> None:
@@ -146,6 +182,11 @@ def check(requests: Sequence[Request], sampling: Sampling, *, vocabulary: int) -
             "give every request its own id"
         )
     for request in requests:
+        if request.max_new_tokens is not None and request.max_new_tokens < 1:
+            raise RequestRefused(
+                request,
+                f"has max_new_tokens {request.max_new_tokens}: ask for at least 1 new token",
+            )
         if len(request.forced_ids) > sampling.max_new_tokens:
             raise RequestRefused(
                 request,

@@ -9,6 +9,7 @@ Shapes: B live rows, L tokens fed at once, S slots, P prompt tokens prefilled, H
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,6 +21,14 @@ from tandem.rollout.cache import SlotCache
 from tandem.rollout.protocol import SpeakerLike
 
 NEXT, POSITION = 0, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Prefilled:
+    """states: keys and values [layers, 2, n, G, P, D]. hidden: [n, P, H] after each token."""
+
+    states: Tensor
+    hidden: Tensor
 
 
 class Lane:
@@ -44,9 +53,9 @@ class Lane:
         """[B, 1] the last settled token of each live row, not fed yet."""
         return self._state[NEXT, : len(self.lengths), None]
 
-    def prefill(self, prompts: Sequence[tuple[int, ...]]) -> Tensor | None:
-        """Keys and values of all tokens but the last of each prompt, right-padded, in one forward:
-        [layers, 2, n, G, P, D]; None where every prompt is a single token."""
+    def prefill(self, prompts: Sequence[tuple[int, ...]]) -> Prefilled | None:
+        """All tokens but the last of each prompt, right-padded, in one forward; None where every
+        prompt is a single token."""
         longest = max(len(p) for p in prompts) - 1
         if longest == 0:
             return None
@@ -55,7 +64,7 @@ class Lane:
         positions = torch.arange(longest, device=ids.device).expand_as(ids)
         cache = DynamicCache(config=self.speaker.config)
         # Causal attention: no token of a prompt sees the padding that follows it.
-        self.speaker.hidden(ids, positions, cache=cache)
+        hidden = self.speaker.hidden(ids, positions, cache=cache)
         written = sum(isinstance(x, DynamicLayer) and x.is_initialized for x in cache.layers)
         if written < len(cache.layers):
             # Layers in training mode with gradient checkpointing drop their cache without a word.
@@ -63,15 +72,15 @@ class Lane:
                 f"{written} of {len(cache.layers)} layers wrote to the cache: put the model in "
                 "evaluation mode, or switch gradient checkpointing off"
             )
-        return torch.stack([_states(layer) for layer in cache.layers])
+        return Prefilled(torch.stack([_states(layer) for layer in cache.layers]), hidden)
 
     def admit(
-        self, rows: list[int], prompts: Sequence[tuple[int, ...]], prefilled: Tensor | None
+        self, rows: list[int], prompts: Sequence[tuple[int, ...]], states: Tensor | None
     ) -> None:
         """Start the prompts in `rows` (live rows to be replaced, or the next ones after them)."""
         target = torch.tensor(rows, device=self.speaker.device)
-        if prefilled is not None:
-            self.cache.fill(target, prefilled)
+        if states is not None:
+            self.cache.fill(target, states)
         fresh = torch.tensor([[p[-1] for p in prompts], [len(p) - 1 for p in prompts]])
         self._state.index_copy_(1, target, fresh.to(target.device))
         for row, prompt in zip(rows, prompts, strict=True):
@@ -79,18 +88,19 @@ class Lane:
                 self.lengths.append(0)
             self.lengths[row] = len(prompt) - 1
 
-    def feed(self, tokens_BL: Tensor) -> Tensor:
-        """Hidden states [B, L, H] after each of L tokens; nothing is settled yet.
+    def feed(self, tokens_BL: Tensor, *, ahead: int = 0) -> Tensor:
+        """Hidden states [B, L, H] after each of L tokens, which follow `ahead` tokens that were fed
+        since the last settling; nothing is settled by it.
 
-        Token j of row i is written at L_i + j, over whatever an earlier draft left there.
+        Token j of row i is written at L_i + ahead + j, over whatever an earlier draft left there.
         """
         rows, fed = tokens_BL.shape
         assert rows == len(self.lengths), "one row of tokens per live row"
         positions_BL = self._state[POSITION, :rows, None]
-        if fed > 1:
-            positions_BL = positions_BL + self._slots[:fed]
-        longest = max(self.lengths)
-        if fed == 1 and self._whole is not None and min(self.lengths) == longest:
+        if ahead or fed > 1:
+            positions_BL = positions_BL + self._slots[ahead : ahead + fed]
+        longest = max(self.lengths) + ahead
+        if fed == 1 and self._whole is not None and min(self.lengths) + ahead == longest:
             used, mask_B1LS = longest + 1, self._whole
         else:
             used = self.cache.window(longest + fed)
@@ -98,12 +108,13 @@ class Lane:
         self.cache.aim(positions_BL, rows=rows, used=used)
         return self.speaker.hidden(tokens_BL, positions_BL, mask=mask_B1LS, cache=self.cache)
 
-    def settle(self, last_B: Tensor, settled: int) -> None:
-        """Accept `settled` tokens on every row; `last_B` [B] is the newest, to be fed next."""
+    def settle(self, last_B: Tensor, count_B: Tensor, counts: Sequence[int]) -> None:
+        """Accept so many tokens of each row, on the device and on the host; `last_B` [B] is the
+        newest of each, to be fed next."""
         rows = len(self.lengths)
         self._state[NEXT, :rows] = last_B
-        self._state[POSITION, :rows] += settled
-        self.lengths = [length + settled for length in self.lengths]
+        self._state[POSITION, :rows] += count_B
+        self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
 
     def compact(self, source: list[int], target: list[int], *, live: int) -> None:
         """Move rows `source` into the holes `target`; the first `live` rows remain."""

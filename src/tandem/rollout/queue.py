@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from tandem.core.counter import uniform
-from tandem.rollout.lane import Lane
+from tandem.rollout.lane import Lane, Prefilled
 from tandem.types import Draw, Request
+
+Prompts = tuple[tuple[int, ...], ...]
 
 # Prompt tokens, padding included, that one prefill takes at most: it bounds activations, and the
 # keys and values that wait outside the slots.
@@ -32,31 +34,41 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Jobs that may start now. prefilled: per lane, [layers, 2, n, G, P, D] or None.
-    draws: [n, T] the uniforms of all their positions."""
+    """Jobs that may start now. states: per lane, [layers, 2, n, G, P, D] or None. hidden: per
+    lane, [n, P, H] where some of the jobs have given tokens.
+    draws: [n, kinds, T] the uniforms of all their positions."""
 
     jobs: list[Job]
-    prefilled: list[Tensor | None]
+    states: list[Tensor | None]
+    hidden: list[Tensor] | None
     draws: Tensor
 
 
 class Queue:
     """Hands out jobs, longest prompts first, those of one prompt together.
 
-    ahead: prompts prefilled together and jobs whose uniforms are drawn together, at most.
+    kinds: of draws. ahead: prompts prefilled together and jobs whose uniforms are drawn together,
+    at most.
     """
 
     def __init__(
-        self, jobs: Sequence[Job], lanes: Sequence[Lane], *, seed: int, length: int, ahead: int
+        self,
+        jobs: Sequence[Job],
+        lanes: Sequence[Lane],
+        *,
+        kinds: Sequence[Draw],
+        seed: int,
+        length: int,
+        ahead: int,
     ) -> None:
-        self._lanes = lanes
+        self._lanes, self._kinds = lanes, kinds
         self._seed, self._length, self._ahead = seed, length, ahead
-        groups: dict[tuple[tuple[int, ...], ...], list[Job]] = {}
+        groups: dict[Prompts, list[Job]] = {}
         for job in jobs:
-            groups.setdefault(prompts_of(job.request, len(lanes)), []).append(job)
+            groups.setdefault(opening_of(job.request, len(lanes)), []).append(job)
         # Popped from the end; neighbours of like length waste little padding.
         self._groups = sorted(groups.items(), key=lambda group: [len(p) for p in group[0]])
-        self._staged: list[Tensor | None] = []
+        self._staged: list[Prefilled | None] = []
         self._jobs: list[tuple[Job, int]] = []
         self._block: list[tuple[Job, int]] = []
         self._draws = torch.empty(0)
@@ -68,10 +80,14 @@ class Queue:
         taken, self._block = self._block[:wanted], self._block[wanted:]
         draws, self._draws = self._draws[:wanted], self._draws[wanted:]
         source = torch.tensor([row for _, row in taken], device=draws.device)
-        prefilled = [
-            None if part is None else part.index_select(2, source) for part in self._staged
+        states = [
+            None if part is None else part.states.index_select(2, source) for part in self._staged
         ]
-        return Admission([job for job, _ in taken], prefilled, draws)
+        jobs, hidden = [job for job, _ in taken], None
+        if any(job.request.forced_ids for job in jobs):
+            # A given token makes an opening of two tokens at least, which was prefilled.
+            hidden = [part.hidden.index_select(0, source) for part in self._staged if part]
+        return Admission(jobs, states, hidden, draws)
 
     def _next_block(self) -> bool:
         """The next jobs of the staged prompts, with their draws; False when there are none."""
@@ -81,15 +97,14 @@ class Queue:
         device = self._lanes[0].speaker.device
         ids = torch.tensor([job.request.id for job, _ in self._block], device=device)
         positions = torch.arange(self._length, device=device)
-        # The student's draw is a draft whether or not anybody verifies it, so that a blend with
-        # nothing to spend and a student alone draw the same tokens.
-        self._draws = uniform(self._seed, ids[:, None], positions[None], Draw.DRAFT)
+        draws = [uniform(self._seed, ids[:, None], positions[None], kind) for kind in self._kinds]
+        self._draws = torch.stack(draws, 1)
         return True
 
     def _stage(self) -> bool:
         """Prefill the next prompts; False when there are none."""
         self._staged = []
-        prompts: list[tuple[tuple[int, ...], ...]] = []
+        prompts: list[Prompts] = []
         longest = 0
         while self._groups and len(prompts) < self._ahead:
             prompt, jobs = self._groups[-1]
@@ -107,6 +122,8 @@ class Queue:
         return True
 
 
-def prompts_of(request: Request, lanes: int) -> tuple[tuple[int, ...], ...]:
-    """The prompts of a request for the student alone, or for the student and its teacher."""
-    return (request.student_ids, request.teacher_ids)[:lanes]
+def opening_of(request: Request, lanes: int) -> Prompts:
+    """What the student alone, or the student and its teacher, read before the first token that is
+    drawn: the prompt of each and what the request gives."""
+    prompts = (request.student_ids, request.teacher_ids)[:lanes]
+    return tuple(prompt + request.forced_ids for prompt in prompts)

@@ -1,7 +1,7 @@
 """What is kept of each token, in buffers on the device, read once per finished response.
 
-Shapes: B live rows, V vocabulary, H the teacher's hidden size, W numbers per token, t tokens of
-one response.
+Shapes: B live rows, g tokens of each, N = B·g, V vocabulary, H the teacher's hidden size, W numbers
+per token, t tokens of one response.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Columns = dict[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """One round's distributions at B prefixes: all [B, V] but `stats` [B] and the teacher's
-    `hidden` [B, H]; the teacher's parts are None where none was consulted."""
+    """One round's distributions at g prefixes of B rows: all [B, g, V] but `stats` [B, g] and the
+    teacher's `hidden` [B, g, H]; the teacher's parts are None where none was consulted."""
 
     law_logp: Tensor
     student_logp: Tensor
@@ -32,7 +32,8 @@ class Scores:
 
 
 class Recorder:
-    """Buffers for `slots` responses of up to `length` tokens, written at `slot·length + position`.
+    """Buffers for `slots` responses of up to `length` tokens, written at `slot·length + position`;
+    one place more, at the end, takes what is no token of any response.
 
     Three of them, by type: fp32 numbers, token ids, hidden states. A support larger than the
     vocabulary is all of it.
@@ -46,15 +47,19 @@ class Recorder:
         self._shape = (slots, length)
 
     def write(self, at: Tensor, ids: Tensor, scores: Scores) -> None:
-        """Record the tokens `ids` [B] and what the signal needs of them at the places `at` [B]."""
-        spec, p, q = self._spec, scores.student_logp, scores.teacher_logp
-        drawn = ids[:, None]
+        """Record the tokens `ids` [B, g] and what the signal needs of them at the places `at`
+        [B, g]; what a later call writes at a place replaces it."""
+        spec, p = self._spec, scores.student_logp.flatten(0, 1)
+        q = None if scores.teacher_logp is None else scores.teacher_logp.flatten(0, 1)
+        at, drawn = at.flatten(), ids.flatten()[:, None]
         student = p.gather(1, drawn)[:, 0]
-        law = student if scores.law_logp is p else scores.law_logp.gather(1, drawn)[:, 0]
+        law = student
+        if scores.law_logp is not scores.student_logp:
+            law = scores.law_logp.flatten(0, 1).gather(1, drawn)[:, 0]
         numbers: Columns = {"student_logp": student, "behaviour_logp": law}
         chosen: Columns = {}
         for name, value in scores.stats.items():
-            numbers[f"stats/{name}"] = value
+            numbers[f"stats/{name}"] = value.flatten()
         if spec.student_entropy:
             numbers["student_entropy"] = entropy(p)
         if spec.student_topk:
@@ -72,7 +77,7 @@ class Recorder:
         if chosen:
             self._ids.write(at, chosen)
         if spec.dense and scores.teacher_hidden is not None:
-            hidden = scores.teacher_hidden
+            hidden = scores.teacher_hidden.flatten(0, 1)
             if self._hidden is None:
                 self._hidden = _Table(*self._shape, hidden.dtype)
             self._hidden.write(at, {"hidden": hidden})
@@ -94,9 +99,9 @@ class Recorder:
 
 
 class _Table:
-    """One buffer [slots·length, W] of several named columns, allocated when first written.
+    """One buffer [slots·length + 1, W] of several named columns, allocated when first written.
 
-    A column is written as [B], or as [B, w], and read as [t] or [t, w]: a support of one id stays
+    A column is written as [N], or as [N, w], and read as [t] or [t, w]: a support of one id stays
     [t, 1].
     """
 
@@ -111,7 +116,7 @@ class _Table:
         if self._buffer is None:
             self._widths = {k: v.shape[1] for k, v in zip(columns, parts, strict=True)}
             self._scalars = {name for name, value in columns.items() if value.dim() == 1}
-            shape = (self._slots * self._length, sum(self._widths.values()))
+            shape = (self._slots * self._length + 1, sum(self._widths.values()))
             with torch.inference_mode(False):  # what is read from it may meet autograd later
                 self._buffer = torch.zeros(shape, dtype=self._dtype, device=at.device)
         assert list(self._widths) == list(columns), "a run records the same columns every round"
@@ -123,7 +128,7 @@ class _Table:
             return [{} for _ in slots]
         with torch.inference_mode(False):
             rows = torch.tensor(slots, device=self._buffer.device)
-            table = self._buffer.view(self._slots, self._length, -1)
+            table = self._buffer[:-1].view(self._slots, self._length, -1)
             block = table[:, : max(lengths)].index_select(0, rows).cpu()
             return [self._split(block[i, :t]) for i, t in enumerate(lengths)]
 

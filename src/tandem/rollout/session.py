@@ -1,10 +1,9 @@
 """The lock-step loop over the requests of one teacher.
 
-Every round both models eat the same tokens and one position per row is settled; the laws
-come from the behaviour. A student alone is the same loop with one lane.
-Blocks of g tokens change `_propose`, which then drafts, and how many tokens `settle` accepts.
+Every round both models eat the same g tokens and 1 to g positions per row are settled; the laws
+come from the behaviour. A student alone is the same loop with one lane and one token.
 
-Shapes: B live rows, V shared vocabulary, T tokens of the longest possible response.
+Shapes: B live rows, g tokens of a round, T tokens of the longest possible response.
 """
 
 from __future__ import annotations
@@ -16,23 +15,29 @@ import torch
 from torch import Tensor
 
 from tandem.behaviours.base import Behaviour
-from tandem.core.sampling import sample
+from tandem.rollout.block import Rule, Start, advance, scored
 from tandem.rollout.lane import Lane
-from tandem.rollout.queue import Job, Queue, prompts_of
-from tandem.rollout.record import Columns, Recorder, Scores
-from tandem.types import Clock, Ended, Rollout, Sampling, SignalSpec
+from tandem.rollout.pace import Pace
+from tandem.rollout.queue import Job, Queue, opening_of
+from tandem.rollout.record import Columns, Recorder
+from tandem.rollout.tally import Tally
+from tandem.types import Clock, Ended, Request, Rollout, Sampling, SignalSpec
 
-PLACE, POSITION = 0, 1
+BASE, POSITION = 0, 1
+# One distribution of the given tokens that are scored at once.
+GIVEN_BYTES = 2**26
 
 
 @dataclass(slots=True)
 class Row:
     """A live row on the host. slot: where its record and its draws are kept; its place in the
-    caches may change when the batch shrinks, that one does not."""
+    caches may change when the batch shrinks, that one does not. limit: its longest response."""
 
     job: Job
     slot: int
+    limit: int
     ids: list[int] = field(default_factory=list)
+    ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,11 @@ class Terms:
 
 
 class Session:
-    """Runs jobs through `slots` rows until all are done; each result goes to `deliver`."""
+    """Runs jobs through `slots` rows until all are done; each result goes to `deliver`.
+
+    widest: the most drafts of a round. What is drafted beyond an end is fed like anything else, so
+    the lanes' caches have to hold `widest` − 1 tokens more than any response needs.
+    """
 
     def __init__(
         self,
@@ -57,83 +66,124 @@ class Session:
         terms: Terms,
         *,
         slots: int,
+        pace: Pace,
+        widest: int,
         deliver: Callable[[int, Rollout], None],
     ) -> None:
         self.lanes, self.student, self.deliver = lanes, lanes[0].speaker, deliver
-        self.behaviour, self.clock, self.sampling = terms.behaviour, terms.clock, terms.sampling
-        self.policy_version = terms.policy_version
-        length, vocabulary = terms.sampling.max_new_tokens, self.student.vocabulary_size
-        self.recorder = Recorder(terms.record, slots=slots, length=length, vocabulary=vocabulary)
-        self.queue = Queue(jobs, lanes, seed=terms.seed, length=length, ahead=slots)
-        device = self.student.device
-        self.draws_ST = torch.zeros(slots, length, device=device)
-        # −1 where the response is free; and for how many rounds some row may not be.
-        self.forces = any(job.request.forced_ids for job in jobs)
-        shape = (slots, length if self.forces else 0)
-        self.forced_ST = torch.full(shape, -1, dtype=torch.int64, device=device)
-        self.forced_rounds = 0
-        # Per row: where this token's record goes (slot·T + position), and its position.
+        self.rule = Rule(terms.behaviour, terms.clock, terms.sampling.temperature)
+        self.policy_version, self.pace, self.tally = terms.policy_version, pace, Tally()
+        # T: of any response; one may have a shorter limit of its own.
+        self.limit = terms.sampling.max_new_tokens
+        vocabulary, device = self.student.vocabulary_size, self.student.device
+        self.recorder = Recorder(
+            terms.record, slots=slots, length=self.limit, vocabulary=vocabulary
+        )
+        self.kinds = self.rule.draws(taught=len(lanes) > 1)
+        self.queue = Queue(
+            jobs, lanes, kinds=self.kinds, seed=terms.seed, length=self.limit, ahead=slots
+        )
+        # Tables over the places slot·T + position, and one more for positions beyond T.
+        self.nowhere = slots * self.limit
+        self.draws = torch.full((len(self.kinds), self.nowhere + 1), 0.5, device=device)
+        # Per row: where its record begins (slot·T), and the position of its next token.
         self.state = torch.zeros(2, slots, dtype=torch.int64, device=device)
+        self.steps = torch.arange(widest, device=device)
         self.rows: list[Row] = []
         self.slots = slots
+        # Tokens and finished responses that nobody was told of.
+        self.news = [0, 0]
 
     def run(self, progress: Callable[[int, int], None]) -> None:
-        """The loop: score, draw, record, settle; then let the finished go and others come.
+        """The loop: draft and settle, record, note; then let the finished go and others come.
 
         progress is told of new tokens and newly finished responses once per round.
         """
-        end_id, longest = self.student.end_id, self.sampling.max_new_tokens
-        self._admit(list(range(self.slots)), list(range(self.slots)))
+        self.open()
+        self._tell(progress)
         while self.rows:
-            live = len(self.rows)
-            scores = self._propose()
-            ids_B = self._draw(scores.law_logp)
-            self.recorder.write(self.state[PLACE, :live], ids_B, scores)
-            for lane in self.lanes:
-                lane.settle(ids_B, 1)
-            self.state[:, :live] += 1
-            # The one transfer of a round: which tokens they are decides who ends.
-            done: list[int] = []
-            for i, (row, token) in enumerate(zip(self.rows, ids_B.tolist(), strict=True)):
-                row.ids.append(token)
-                if token == end_id or len(row.ids) == longest:
-                    done.append(i)
-            if done:
-                self._retire(done)
-            progress(live, len(done))
+            self.round(self._width())
+            self._tell(progress)
 
-    def _propose(self) -> Scores:
-        """Feed every lane its last tokens; the law of the next one at each prefix."""
-        hidden = [lane.feed(lane.next_tokens)[:, -1] for lane in self.lanes]
-        logp = [
-            torch.log_softmax(lane.speaker.logits(state), -1)
-            for lane, state in zip(self.lanes, hidden, strict=True)
-        ]
-        taught = len(self.lanes) > 1
-        law = self.behaviour(
-            student_logp=logp[0],
-            teacher_logp=logp[1] if taught else None,
-            clock=self.clock,
-            position=self.state[POSITION, : len(self.rows)],
-        )
-        return Scores(
-            law_logp=tempered(law.logp, self.sampling.temperature),
-            student_logp=logp[0],
-            teacher_logp=logp[1] if taught else None,
-            teacher_hidden=hidden[1] if taught else None,
-            stats=law.stats,
-        )
+    def open(self) -> None:
+        """Start as many jobs as there are slots."""
+        self._admit(list(range(self.slots)), list(range(self.slots)))
+        self._retire_ended()
 
-    def _draw(self, law_logp: Tensor) -> Tensor:
-        """The next token of each row [B]: its forced one, or a draw from the law [B, V]."""
+    def _tell(self, progress: Callable[[int, int], None]) -> None:
+        if any(self.news):
+            progress(*self.news)
+            self.news = [0, 0]
+
+    def _width(self) -> int:
+        """Drafts of the next round. A student alone gains nothing from more than one."""
+        if len(self.lanes) == 1:
+            return 1
+        left = max(row.limit - len(row.ids) for row in self.rows)
+        return self.pace.choose(len(self.rows), self.tally, left=left)
+
+    def round(self, width: int) -> None:
+        """One round of `width` drafts."""
         live = len(self.rows)
-        place_B = self.state[PLACE, :live]
-        ids_B = sample(law_logp, self.draws_ST.view(-1).index_select(0, place_B))
-        if self.forced_rounds > 0:
-            self.forced_rounds -= 1
-            forced_B = self.forced_ST.view(-1).index_select(0, place_B)
-            ids_B = torch.where(forced_B >= 0, forced_B, ids_B)
-        return ids_B
+        base_B1, position_B1 = self.state[:, :live, None]
+        position_BG = position_B1 + self.steps[:width]
+        place_BG = torch.where(position_BG < self.limit, base_B1 + position_BG, self.nowhere)
+        block = advance(self.lanes, self.rule, self._start(position_BG, place_BG))
+        self.recorder.write(place_BG, block.ids, block.scores)
+        # The one transfer of a round: which tokens they are decides who ends.
+        table = torch.cat([block.ids, block.stayed[:, None]], 1).tolist()
+        stayed = [row.pop() for row in table]
+        counts = [min(kept + 1, width) for kept in stayed]
+        count_B = block.counts
+        last_B = block.ids.gather(1, count_B[:, None] - 1)[:, 0]
+        for lane in self.lanes:
+            lane.settle(last_B, count_B, counts)
+        self.state[POSITION, :live] += count_B
+        before = self.news[0]
+        for row, ids, count in zip(self.rows, table, counts, strict=True):
+            self._take(row, ids[:count])
+        drawn = self.news[0] - before
+        self._count(width, live, drawn, tried=sum(counts), stayed=sum(stayed))
+        self._retire_ended()
+
+    def _start(self, position_BG: Tensor, place_BG: Tensor) -> Start:
+        """What the round may use at these positions and places."""
+        flat = place_BG.flatten()
+        shape = place_BG.shape
+        draws = {
+            kind: table.index_select(0, flat).view(shape)
+            for kind, table in zip(self.kinds, self.draws, strict=True)
+        }
+        return Start(position_BG, draws)
+
+    def _take(self, row: Row, ids: list[int]) -> None:
+        """Append settled or given tokens to a response, up to its end."""
+        end_id, before = self.student.end_id, len(row.ids)
+        row.ids += ids[: row.limit - before]
+        if end_id in row.ids[before:]:
+            del row.ids[row.ids.index(end_id, before) + 1 :]
+            row.ended = True
+        row.ended |= len(row.ids) == row.limit
+        self.news[0] += len(row.ids) - before
+
+    def _count(self, width: int, live: int, tokens: int, *, tried: int, stayed: int) -> None:
+        tally = self.tally
+        tally.tokens += tokens
+        tally.rounds += 1
+        tally.row_rounds += live
+        tally.slot_rounds += self.slots
+        tally.student_tokens += live * width
+        if len(self.lanes) > 1:
+            tally.teacher_tokens += live * width
+            tally.teacher_rows += live
+        tally.tried += tried
+        tally.stayed += stayed
+
+    def _retire_ended(self) -> None:
+        """Let the finished go and others come, some of whom may be given whole."""
+        while done := [i for i, row in enumerate(self.rows) if row.ended]:
+            self.news[1] += len(done)
+            self._retire(done)
 
     def _retire(self, done: list[int]) -> None:
         """Deliver finished rows, give their places to waiting jobs, close the gaps that remain."""
@@ -155,29 +205,46 @@ class Session:
                 break
             count = len(admission.jobs)
             here, there = places[started : started + count], slots[started : started + count]
-            prompts = [prompts_of(job.request, len(self.lanes)) for job in admission.jobs]
+            openings = [opening_of(job.request, len(self.lanes)) for job in admission.jobs]
             for k, lane in enumerate(self.lanes):
-                lane.admit(here, [prompt[k] for prompt in prompts], admission.prefilled[k])
+                lane.admit(here, [opening[k] for opening in openings], admission.states[k])
             device = self.state.device
+            table = self.draws[:, :-1].view(len(self.kinds), self.slots, self.limit)
             slot_B = torch.tensor(there, device=device)
-            self.draws_ST.index_copy_(0, slot_B, admission.draws)
-            place = [[slot * self.sampling.max_new_tokens for slot in there], [0] * count]
-            self.state.index_copy_(
-                1, torch.tensor(here, device=device), torch.tensor(place, device=device)
-            )
-            if self.forces:
-                forced = [job.request.forced_ids for job in admission.jobs]
-                table = [ids + (-1,) * (self.sampling.max_new_tokens - len(ids)) for ids in forced]
-                self.forced_ST.index_copy_(0, slot_B, torch.tensor(table, device=device))
-                self.forced_rounds = max(self.forced_rounds, *map(len, forced))
+            table.index_copy_(1, slot_B, admission.draws.transpose(0, 1))
+            given = [len(job.request.forced_ids) for job in admission.jobs]
+            begun = torch.tensor([[slot * self.limit for slot in there], given], device=device)
+            self.state.index_copy_(1, torch.tensor(here, device=device), begun)
+            if admission.hidden is not None:
+                self._score_given(admission.jobs, there, admission.hidden)
             for place, slot, job in zip(here, there, admission.jobs, strict=True):
-                row = Row(job, slot)
+                row = Row(job, slot, limit_of(job.request, self.limit))
+                self._take(row, list(job.request.forced_ids))
                 if place == len(self.rows):
                     self.rows.append(row)
                 else:
                     self.rows[place] = row
             started += count
         return started
+
+    def _score_given(
+        self, jobs: Sequence[Job], slots: Sequence[int], hidden: Sequence[Tensor]
+    ) -> None:
+        """Record the given tokens of jobs that start in these slots; hidden: [n, P, H] of each
+        lane, over what was prefilled."""
+        place, ids, position, prompts = given_tokens(jobs, slots, self.limit, len(self.lanes))
+        device = self.state.device
+        flat = [
+            states.flatten(0, 1).index_select(0, (row * states.shape[1] + at).to(device))
+            for states, (row, at) in zip(hidden, prompts, strict=True)
+        ]
+        table = torch.stack([place, ids, position]).to(device)
+        size = max(1, GIVEN_BYTES // (4 * self.student.vocabulary_size))
+        for start in range(0, len(ids), size):
+            some = slice(start, start + size)
+            place_N, ids_N, position_N = table[:, some]
+            scores = scored(self.lanes, [states[some] for states in flat], self.rule, position_N)
+            self.recorder.write(place_N[:, None], ids_N[:, None], scores)
 
     def _compact(self, holes: list[int]) -> None:
         """Move rows from the end of the batch into its holes, so that live rows come first."""
@@ -200,7 +267,7 @@ class Session:
         request, count = row.job.request, len(row.ids)
         ended: Ended = "eos" if row.ids[-1] == self.student.end_id else "length"
         forced = min(len(request.forced_ids), count)
-        own = self.behaviour.author(self.clock)
+        own = self.rule.behaviour.author(self.rule.clock)
         with torch.inference_mode(False):
             ids = torch.tensor(row.ids)
             author = torch.tensor([request.forced_author] * forced + [own] * (count - forced))
@@ -220,11 +287,23 @@ class Session:
         )
 
 
-def tempered(logp: Tensor, temperature: float) -> Tensor:
-    """The law sharpened to p^(1/temperature), renormalised; at 0 all mass on its likeliest id."""
-    if temperature == 1.0:
-        return logp
-    if temperature == 0.0:
-        certain = torch.full_like(logp, -torch.inf)
-        return certain.scatter_(-1, logp.argmax(-1, keepdim=True), 0.0)
-    return torch.log_softmax(logp / temperature, -1)
+def given_tokens(
+    jobs: Sequence[Job], slots: Sequence[int], length: int, lanes: int
+) -> tuple[Tensor, Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
+    """All N given tokens of these jobs: their places, ids and positions [N], and per lane the row
+    [N] and the index in its opening [N] of the token before each."""
+    counts = torch.tensor([len(job.request.forced_ids) for job in jobs])
+    row = torch.repeat_interleave(torch.arange(len(jobs)), counts)
+    first = counts.cumsum(0) - counts
+    position = torch.arange(int(counts.sum())) - first[row]
+    ids = torch.tensor([i for job in jobs for i in job.request.forced_ids])
+    place = torch.tensor(slots)[row] * length + position
+    prompts = [(job.request.student_ids, job.request.teacher_ids)[:lanes] for job in jobs]
+    before = [torch.tensor([len(p[k]) - 1 for p in prompts])[row] + position for k in range(lanes)]
+    return place, ids, position, [(row, at) for at in before]
+
+
+def limit_of(request: Request, limit: int) -> int:
+    """The longest response to this request, in tokens."""
+    own = request.max_new_tokens
+    return limit if own is None else min(own, limit)

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from tandem.rollout.engine import Engine
 from tandem.rollout.refusal import naming_prompts
+from tandem.rollout.tally import Tally
 from tandem.training.checkpoint import save_checkpoint
 from tandem.training.completions import Completions
 from tandem.training.config import RunConfig
@@ -77,6 +78,7 @@ class Rolled:
     step: int
     moment: Moment
     seconds: float
+    tally: Tally
 
 
 def train_loop(run: Run, *, start: int) -> LoopEnd:
@@ -191,6 +193,7 @@ def roll_out(run: Run, now: Moment, step: int) -> Rolled:
     report = partial(_rolling, run, step + 1)
     report(len(requests), 0, 0)
     requests = run.completions(requests, behaviour=now.behaviour, clock=now.clock)
+    tally = Tally()
     with naming_prompts(lambda request: run.requests.prompt_of(request).id):
         rollouts = run.engine.generate(
             requests,
@@ -201,8 +204,9 @@ def roll_out(run: Run, now: Moment, step: int) -> Rolled:
             record=recorded(now.objective),
             policy_version=step,
             on_progress=partial(report, len(requests)),
+            tally=tally,
         )
-    return Rolled(rollouts, step, now, perf_counter() - began)
+    return Rolled(rollouts, step, now, perf_counter() - began, tally)
 
 
 def step_metrics(
@@ -215,6 +219,7 @@ def step_metrics(
     """
     behaviour, clock = rolled.moment.behaviour, rolled.moment.clock
     sums = rollout_sums(rolled.rollouts, behaviour=behaviour, clock=clock)
+    sums.add({f"rollout/{name}": pair for name, pair in rolled.tally.metrics().items()})
     values = run.world.total(sums).means()
     for name, value in update.items():
         values[f"{'rollout' if name == 'teacher_entropy' else 'train'}/{name}"] = value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, PositiveInt, SerializeAsAny
 
 from tandem.behaviours.base import Behaviour
 from tandem.objectives.base import Objective
@@ -16,6 +16,10 @@ class RolloutSettings(Settings):
     """How many responses a step is made of, and how long they may be.
 
     slots: sequences decoded at once; finished ones are replaced from the queue.
+    block: tokens that the student drafts before its teacher looks, wherever a behaviour consults
+    one. The law of the responses does not depend on it, and in fp32 not even their tokens, up to
+    rounding. auto: what pays best each round, by costs that are measured once and kept with the
+    run; a number makes two fresh runs agree to the last bit.
     max_prompt_tokens: longer prompts (in either model's template) are dropped and counted.
     truncated: whether responses that hit the length limit are trained on (keep) or not (drop).
     """
@@ -25,6 +29,7 @@ class RolloutSettings(Settings):
     max_prompt_tokens: int = Field(gt=0)
     max_new_tokens: int = Field(gt=0)
     slots: int = Field(default=64, gt=0)
+    block: PositiveInt | Literal["auto"] = "auto"
     truncated: Literal["keep", "drop"]
 
 

@@ -1,0 +1,114 @@
+"""What a round costs on this machine, measured once and kept.
+
+A file of a run keeps the tables: the blocks that `auto` chooses are then the same when the run goes
+on, and with them every rounding error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from time import perf_counter
+
+from tandem.rollout.lane import Lane
+from tandem.rollout.pace import CostTable, Pace
+from tandem.rollout.protocol import SpeakerLike
+from tandem.rollout.queue import Job
+from tandem.rollout.session import Session, Terms
+from tandem.types import Request, Sampling
+
+WIDTHS = (1, 2, 4, 8)
+# Timed rounds of each size, after one that is not; the quickest counts.
+ROUNDS = 2
+
+
+class CostBook:
+    """Tables by teacher; with a path, in that JSON file from the first one on.
+
+    Raises ValueError for a file that holds something else.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._tables: dict[str, CostTable] = {}
+        if path is not None and path.is_file():
+            try:
+                found = json.loads(path.read_text(encoding="utf-8"))
+                self._tables = {name: _table(**parts) for name, parts in found.items()}
+            except (ValueError, TypeError, AttributeError):
+                raise ValueError(
+                    f"{path} holds no table of decoding costs; delete it, and they are measured "
+                    "again"
+                ) from None
+
+    def __contains__(self, teacher: str) -> bool:
+        return teacher in self._tables
+
+    def __getitem__(self, teacher: str) -> CostTable:
+        return self._tables[teacher]
+
+    def keep(self, teacher: str, table: CostTable) -> None:
+        self._tables[teacher] = table
+        if self._path is not None:
+            data = {name: asdict(one) for name, one in self._tables.items()}
+            self._path.write_text(json.dumps(data, indent=2), encoding="utf-8")
+
+
+def measure_costs(
+    speakers: Sequence[SpeakerLike],
+    terms: Terms,
+    *,
+    slots: int,
+    now: Callable[[], float] = perf_counter,
+) -> CostTable:
+    """Seconds of a round under these terms, from short contexts, for 1 to
+    `slots` rows and 1 to 8 drafts. Call it where the engine would decode."""
+    rows = sorted({min(4**k, slots) for k in range(8)})
+    seconds = tuple(
+        tuple(_seconds(speakers, terms, live, width, now) for width in WIDTHS) for live in rows
+    )
+    return CostTable(tuple(rows), WIDTHS, seconds)
+
+
+def _seconds(
+    speakers: Sequence[SpeakerLike],
+    terms: Terms,
+    live: int,
+    width: int,
+    now: Callable[[], float],
+) -> float:
+    # Prompts of one token need no prefill, and rows that end are replaced at once.
+    rounds = ROUNDS + 1
+    prompt = ((speakers[0].end_id + 1) % speakers[0].vocabulary_size,)
+    jobs = [Job(i, Request(i, prompt, prompt)) for i in range(live * (rounds * width + 1))]
+    limit = min(rounds * width, terms.sampling.max_new_tokens)
+    short = replace(terms, sampling=Sampling(limit, terms.sampling.temperature))
+    lanes = [Lane(s, rows=live, capacity=limit + width) for s in speakers]
+    session = Session(
+        jobs,
+        lanes,
+        short,
+        slots=live,
+        pace=Pace(width, None, row_bytes=1),
+        widest=width,
+        deliver=lambda index, rollout: None,
+    )
+    session.open()
+    session.round(width)
+    taken: list[float] = []
+    for _ in range(ROUNDS):
+        start = now()
+        session.round(width)
+        taken.append(now() - start)
+    return min(taken)
+
+
+def _table(
+    rows: Sequence[int], widths: Sequence[int], seconds: Sequence[Sequence[float]]
+) -> CostTable:
+    lines = tuple(tuple(float(x) for x in line) for line in seconds)
+    if len(lines) != len(rows) or any(len(line) != len(widths) for line in lines):
+        raise ValueError("a table of another shape")
+    return CostTable(tuple(map(int, rows)), tuple(map(int, widths)), lines)
