@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 from tandem.core.divergences import forward_kl, generalised_jsd, reverse_kl
 from tandem.models.chunked_head import chunked_sum
-from tandem.objectives import AnyObjective, Objective
+from tandem.objectives import AnyObjective, Objective, ReverseKL
 from tandem.objectives.base import StepTokens
 from tandem.training.step import complete
 from tandem.types import Clock, SignalSpec, TeacherSignal, TokenBatch
@@ -40,7 +40,8 @@ from tandem.types import Clock, SignalSpec, TeacherSignal, TokenBatch
 HIDDEN, ROWS, CHUNK_BYTES = 256, 151_936, 2**28
 DTYPE = torch.bfloat16
 CLOCK = Clock(3, 20)
-SAMPLED, FULL = {"support": "sampled"}, {"support": "full"}
+SAMPLED: dict[str, Any] = {"support": "sampled"}
+FULL: dict[str, Any] = {"support": "full"}
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "reverse_kl, top-16": {"kind": "reverse_kl"},
     "reverse_kl, K1": {"kind": "reverse_kl"} | SAMPLED,
@@ -60,6 +61,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "veto": {"kind": "veto", "start_beta": 0.4},
     "extrapolated": {"kind": "extrapolated"},
     "proximal": {"kind": "proximal", "alpha": 0.5},
+    "drift_gate, K1": {"kind": "drift_gate", "tau": 1.0, "objective": ReverseKL(**SAMPLED)},
     "supervised": {"kind": "supervised"},
     "constant_advantage": {"kind": "constant_advantage"},
 }
