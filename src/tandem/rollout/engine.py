@@ -7,20 +7,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from tandem.behaviours.base import Behaviour
 from tandem.rollout.attention import attending
 from tandem.rollout.lane import Lane
-from tandem.rollout.protocol import SpeakerLike
+from tandem.rollout.protocol import Progress, SpeakerLike
 from tandem.rollout.queue import Job
 from tandem.rollout.refusal import RequestRefused
 from tandem.rollout.session import Session, Terms
 from tandem.types import Clock, Request, Rollout, Sampling, SignalSpec
-
-Progress = Callable[[int, int], None]
 
 
 class Engine:
@@ -91,6 +89,12 @@ class Engine:
                 deliver = results.__setitem__
                 Session(jobs, lanes, terms, slots=slots, deliver=deliver).run(progress)
         return [results[index] for index in range(len(requests))]
+
+    def refresh(self) -> None:
+        """Nothing to do: the student's weights are read where they lie."""
+
+    def close(self) -> None:
+        """Nothing to do: nothing is kept between calls."""
 
     def _lane(
         self, jobs: list[Job], side: int, speaker: SpeakerLike, slots: int, sampling: Sampling

@@ -18,6 +18,9 @@ class RolloutSettings(Settings):
     slots: sequences decoded at once; finished ones are replaced from the queue.
     max_prompt_tokens: longer prompts (in either model's template) are dropped and counted.
     truncated: whether responses that hit the length limit are trained on (keep) or not (drop).
+    engine: native does everything; vllm takes over wherever the student speaks alone. engine_gap:
+    how far vLLM's log-probs may be from the student's own, in nats per token on average; None is
+    0.001 for a float32 student and 0.05 for bfloat16.
     """
 
     prompts_per_step: int = Field(gt=0)
@@ -26,6 +29,8 @@ class RolloutSettings(Settings):
     max_new_tokens: int = Field(gt=0)
     slots: int = Field(default=64, gt=0)
     truncated: Literal["keep", "drop"]
+    engine: Literal["native", "vllm"] = "native"
+    engine_gap: float | None = Field(default=None, gt=0)
 
 
 class OptimizerSettings(Settings):
