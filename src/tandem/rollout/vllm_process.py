@@ -140,20 +140,23 @@ def _undisturbed() -> Iterator[None]:
 
 
 def stop(llm: Any, *, own_group: bool) -> None:
-    """Shut a started vLLM down, and forget its process groups so that another may start.
+    """Shut a started vLLM down, so that another may start.
 
-    own_group: it began the process group itself; a training run's stays.
+    own_group: it began the default process group itself. A training run's stays, which vLLM would
+    destroy with its own.
     """
-    llm.llm_engine.engine_core.shutdown()
-    state: Any = import_module("vllm.distributed.parallel_state")
-    state.destroy_model_parallel()
-    if own_group:
-        state.destroy_distributed_environment()
-    else:
-        # The public way destroys the default group too.
-        state.get_world_group().destroy()
-        state._WORLD = None
-    gc.collect()
+    destroy = dist.destroy_process_group
+
+    def destroy_another(group: dist.ProcessGroup | None = None) -> None:
+        if group is not None:
+            destroy(group)
+
+    try:
+        if not own_group:
+            dist.destroy_process_group = destroy_another
+        llm.llm_engine.engine_core.shutdown()
+    finally:
+        dist.destroy_process_group = destroy
 
 
 def has_group() -> bool:
