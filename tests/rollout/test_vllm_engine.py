@@ -55,6 +55,11 @@ def requests(count: int, *, first: int = 0) -> list[Request]:
     ]
 
 
+def states() -> tuple[Tensor, Any, Any]:
+    numpys: Any = np.random.get_state()
+    return torch.get_rng_state(), random.getstate(), numpys
+
+
 @pytest.fixture(scope="module", params=["fake", "real-tied", "real-untied"])
 def started(request: pytest.FixtureRequest) -> Iterator[Started]:
     kind, _, head = request.param.partition("-")
@@ -62,9 +67,9 @@ def started(request: pytest.FixtureRequest) -> Iterator[Started]:
         speaker = student(tied=head != "untied")
         engine = engine_of(speaker)
         function, threads = torch.set_num_threads, torch.get_num_threads()
-        before = (torch.get_rng_state(), random.getstate(), np.random.get_state())
+        before = states()
         generate(engine, requests(1), sampling=Sampling(1, 0.0))
-        after = (torch.get_rng_state(), random.getstate(), np.random.get_state())
+        after = states()
         disturbed = [
             name
             for name, changed in {

@@ -23,7 +23,8 @@ def environment(config: RunConfig, world: World, *, resumed_at: int) -> dict[str
     cuda = device.type == "cuda"
     packages = list(_PACKAGES)
     if config.rollout.engine == "vllm":
-        packages += packages_distributions()["vllm"]  # a build for CPUs has a name of its own
+        # Each device's build has a package name of its own; a checkout on the path has none.
+        packages += packages_distributions().get("vllm", [])
     return {
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
         "platform": platform.platform(),
