@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,12 +30,15 @@ from tandem.behaviours import Student, TemperatureWarmup, TrustRegionBlend
 from tandem.behaviours.base import Behaviour
 from tandem.cli import app
 from tandem.engines import refuse_engine
+from tandem.front.evaluating import plan
+from tandem.front.recipes import recipe_path
 from tandem.rollout import Engine, agreement
 from tandem.rollout.agreement import rescored
 from tandem.rollout.hand_over import HandOver
 from tandem.rollout.session import tempered
 from tandem.rollout.vllm_law import columns, support_within
 from tandem.rollout.vllm_process import missing
+from tandem.training.config import dump_config, load_config
 from tandem.types import Author, Clock, Request, Rollout
 
 SIZE = 13
@@ -166,6 +170,16 @@ def test_vllm_that_is_not_there_is_refused_in_one_sentence(
     ):
         result = CliRunner().invoke(app, list(arguments))
         assert result.exit_code == 2 and "vLLM is not installed" in result.stderr
+
+
+def test_an_evaluation_takes_the_run_s_own_engine_or_the_one_named(tmp_path: Path) -> None:
+    config = load_config(recipe_path("arithmetic"), ["rollout.engine=vllm"])
+    (tmp_path / "final").mkdir()
+    (tmp_path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    assert plan(str(tmp_path), task=None, overrides=[]).limits.engine == "vllm"
+    named = plan(str(tmp_path), task=None, overrides=["limits.engine=native"])
+    assert named.limits.engine == "native"
+    assert plan("embedded:student", task="arithmetic", overrides=[]).limits.engine == "native"
 
 
 def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
