@@ -2,11 +2,13 @@
 
 The same calls and the same traps: random weights at the start, a tied head that keeps its old
 weights unless it is named, prompts that stay cached until they are told to go, all rows of the
-head, results in another order, and global generators seeded on the way.
+head, results in another order, and the process changed on the way: its global generators seeded,
+its threads out of reach, its garbage frozen.
 """
 
 from __future__ import annotations
 
+import gc
 import random
 import sys
 from dataclasses import dataclass
@@ -51,6 +53,7 @@ class LLM:
         np.random.seed(seed)
         torch.manual_seed(seed)
         torch.set_num_threads = lambda count: None
+        gc.freeze()
         config = AutoConfig.from_pretrained(model)
         # Its own copy of a tied head.
         config.tie_word_embeddings = False
