@@ -20,6 +20,7 @@ from tandem.rollout import vllm_process
 from tandem.rollout.agreement import Said, rescored
 from tandem.rollout.engine import check
 from tandem.rollout.protocol import Progress, StudentLike
+from tandem.rollout.refusal import RequestRefused
 from tandem.rollout.vllm_law import columns, law_processor, support_within
 from tandem.types import Clock, Request, Rollout, Sampling, SignalSpec, TeacherSignal
 
@@ -137,10 +138,11 @@ class VllmEngine:
             assert not request.forced_ids, "vLLM draws every token"
             asked = len(request.student_ids) + sampling.max_new_tokens
             if not request.student_ids or asked > self.longest:
-                raise ValueError(
-                    f"request {request.id} has {len(request.student_ids)} prompt tokens and asks "
-                    f"for {sampling.max_new_tokens} new ones, but vLLM was started for 1 or more "
-                    f"and for {self.longest} together: allow shorter prompts or fewer new tokens"
+                raise RequestRefused(
+                    request,
+                    f"has {len(request.student_ids)} prompt tokens and asks for "
+                    f"{sampling.max_new_tokens} new ones, but vLLM was started for 1 or more and "
+                    f"for {self.longest} together: allow shorter prompts or fewer new tokens",
                 )
 
     def _run(
