@@ -15,7 +15,7 @@ import torch
 from rollout_models import CLOCK, assert_near, tokens
 from scipy.stats import chisquare
 from torch import Tensor
-from vllm_cases import ENDS, SIZE, TEACHER_ENDS, change, law_by_hand, student, there
+from vllm_cases import ENDS, SIZE, TEACHER_ENDS, change, kinds, law_by_hand, student, there
 
 from tandem.behaviours import Student
 from tandem.models.speaker import Speaker
@@ -60,7 +60,7 @@ def states() -> tuple[Tensor, Any, Any]:
     return torch.get_rng_state(), random.getstate(), numpys
 
 
-@pytest.fixture(scope="module", params=["fake", "real-tied", "real-untied"])
+@pytest.fixture(scope="module", params=kinds("real-tied", "real-untied"))
 def started(request: pytest.FixtureRequest) -> Iterator[Started]:
     kind, _, head = request.param.partition("-")
     with there(kind):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from test_vllm_engine import engine_of, generate, requests
-from vllm_cases import change, student, there
+from vllm_cases import change, kinds, student, there
 
 from tandem.front.recipes import recipe_path
 from tandem.run import evaluate, train
@@ -37,7 +37,7 @@ def log(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.fixture(params=["fake", "real"])
+@pytest.fixture(params=kinds("real"))
 def kind(request: pytest.FixtureRequest) -> Iterator[str]:
     with there(request.param):
         yield request.param

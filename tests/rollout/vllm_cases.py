@@ -21,6 +21,15 @@ from tandem.models.vocabulary import Alignment
 SIZE, ENDS, TEACHER_ENDS = 13, (0, 5, 20), (7,)
 
 
+REQUIRED = os.environ.get("TANDEM_REQUIRE_VLLM") == "1"
+HERE = find_spec("vllm") is not None
+
+
+def kinds(*real: str) -> list[str]:
+    """The stand-in and, where vLLM is or must be, the real ones; one test skips for the others."""
+    return ["fake", *(real if HERE or REQUIRED else ())]
+
+
 @contextmanager
 def there(kind: str) -> Iterator[None]:
     """vLLM can be imported: "real", or skip (or fail, where it must be there); or "fake"."""
@@ -29,8 +38,8 @@ def there(kind: str) -> Iterator[None]:
             fake_vllm.install(patch)
             yield
         return
-    if find_spec("vllm") is None:
-        if os.environ.get("TANDEM_REQUIRE_VLLM") == "1":
+    if not HERE:
+        if REQUIRED:
             pytest.fail("TANDEM_REQUIRE_VLLM=1 but vLLM is not installed")
         pytest.skip("vLLM is not installed (make test-vllm installs one for CPUs)")
     yield
