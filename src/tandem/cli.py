@@ -57,12 +57,15 @@ def evaluate(
         str | None, typer.Option(help="the kind of task; a run's folder brings its own")
     ] = None,
     seed: Annotated[int, typer.Option(help="seed of the sampling")] = 0,
+    engine: Annotated[
+        str | None, typer.Option(help="native or vllm; a run's folder brings its own")
+    ] = None,
 ) -> None:
     """Measure pass@1 of a model, with its interval."""
     with _user_errors():
         from tandem.front import commands
 
-        commands.evaluate(model, task=task, overrides=overrides or [], seed=seed)
+        commands.evaluate(model, task=task, overrides=overrides or [], seed=seed, engine=engine)
 
 
 @app.command()

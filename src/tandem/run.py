@@ -15,15 +15,18 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
+from tandem.engines import refuse_engine, vllm_engine
 from tandem.evaluation import EvaluationResult
 from tandem.models.loading import LoadedModel, load_model
 from tandem.models.settings import ModelSettings
 from tandem.models.speaker import Speaker
 from tandem.models.vocabulary import Alignment, align
 from tandem.rollout.engine import Engine
+from tandem.rollout.protocol import RolloutEngine
 from tandem.studies.report import write_report
 from tandem.tasks.base import Task
 from tandem.training.checkpoint import list_checkpoints, load_checkpoint, sweep
@@ -99,15 +102,17 @@ def evaluate(
     slots: int = 64,
     device: str = "auto",
     threads: int | None = None,
+    engine: Literal["native", "vllm"] = "native",
     on_progress: Progress | None = None,
 ) -> EvaluationResult:
     """pass@1 of one model alone on a task, with its interval over problems.
 
     model: its settings, or just its path. max_new_tokens: used where `settings` names none.
-    threads: CPU threads of PyTorch; None leaves them as they are.
+    threads: CPU threads of PyTorch; None leaves them as they are. engine: what samples.
     Ids that its generation_config.json suppresses never occur: a distilled student's law is the
     one it was trained with only where the teacher's end ids stay silent.
     """
+    refuse_engine(engine)
     own = ModelSettings(path=model) if isinstance(model, str) else model
     if threads is not None:
         torch.set_num_threads(threads)
@@ -116,17 +121,24 @@ def evaluate(
     silenced = () if generation is None else tuple(generation.suppress_tokens or ())
     alignment = replace(align(loaded), teacher_end_ids=silenced)
     speaker = Speaker(loaded.model, own_end_ids=loaded.end_ids, alignment=alignment)
-    return grade(
-        settings,
-        task=task,
-        engine=Engine(speaker, {}, slots=slots),
-        student=loaded,
-        alignment=alignment,
-        max_prompt_tokens=max_prompt_tokens,
-        max_new_tokens=settings.max_new_tokens or max_new_tokens,
-        seed=seed,
-        on_progress=on_progress or (lambda done, total: None),
-    )
+    longest = settings.max_new_tokens or max_new_tokens
+    speaks: RolloutEngine = Engine(speaker, {}, slots=slots)
+    if engine == "vllm":
+        speaks = vllm_engine(speaker, slots=slots, longest=max_prompt_tokens + longest)
+    try:
+        return grade(
+            settings,
+            task=task,
+            engine=speaks,
+            student=loaded,
+            alignment=alignment,
+            max_prompt_tokens=max_prompt_tokens,
+            max_new_tokens=longest,
+            seed=seed,
+            on_progress=on_progress or (lambda done, total: None),
+        )
+    finally:
+        speaks.close()
 
 
 def _resolve(config: RunConfig | str | Path, overrides: Sequence[str]) -> RunConfig:
@@ -161,6 +173,7 @@ def _train(
         end = train_loop(run, start=start)
     finally:
         run.tracker.close()
+        run.engine.close()
     if world.first:
         if not end.interrupted:
             save_final(

@@ -64,6 +64,12 @@ class Request:
     max_new_tokens: int | None = None
 
 
+def limit_of(request: Request, limit: int) -> int:
+    """The longest response to this request, in tokens."""
+    own = request.max_new_tokens
+    return limit if own is None else min(own, limit)
+
+
 @dataclass(frozen=True, slots=True)
 class SignalSpec:
     """Which quantities an objective needs per token; the engine records what it can of them.

@@ -11,6 +11,7 @@ from pathlib import Path
 from transformers import PreTrainedConfig
 
 from tandem.behaviours import Student
+from tandem.engines import refuse_engine, training_engine
 from tandem.evaluation import EvaluationResult
 from tandem.evaluation import evaluate as grade_answers
 from tandem.front.doctor import examine, refuse_failed
@@ -21,8 +22,8 @@ from tandem.models.loading import DTYPES, LoadedModel, load_model
 from tandem.models.prompts import decode_response, encode_prompt
 from tandem.models.speaker import Speaker
 from tandem.models.vocabulary import Alignment
-from tandem.rollout.costs import CostBook
 from tandem.rollout.engine import Engine
+from tandem.rollout.protocol import RolloutEngine
 from tandem.tasks.base import Prompt, Task
 from tandem.training.completions import Completions, check_completions, written_ids
 from tandem.training.config import EvaluationSettings, RunConfig
@@ -49,6 +50,7 @@ def assemble(
     config: RunConfig, folder: Path, world: World, listener: Listener
 ) -> tuple[Run, LoadedModel]:
     """Everything the loop needs, and the whole copy of the student that it decodes with."""
+    refuse_engine(config.rollout.engine, processes=world.size)
     tracker = open_tracker(config, folder, first=world.first)
     prompts = config.task.prompts("train")
     in_turns = config.residency == "one"
@@ -64,13 +66,8 @@ def assemble(
     teachers = teaching(cast, alignment, device=world.device, in_turns=in_turns)
     reference = None if cast.reference is None else speaker(cast.reference, alignment)
     module = _step_module(config, teachers, reference, alignment, world)
-    rank = "" if world.first else f"-rank{world.rank}"
-    engine = Engine(
-        speaker(student, alignment),
-        teachers,
-        slots=config.rollout.slots,
-        block=config.rollout.block,
-        costs=CostBook(folder / f"engine{rank}.json"),
+    engine = training_engine(
+        config, speaker(student, alignment), teachers, folder=folder, world=world, listener=listener
     )
     requests = RequestSource(
         prompts,
@@ -202,7 +199,11 @@ def _step_module(
 
 
 def _evaluator(
-    config: RunConfig, engine: Engine, student: LoadedModel, alignment: Alignment, world: World
+    config: RunConfig,
+    engine: RolloutEngine,
+    student: LoadedModel,
+    alignment: Alignment,
+    world: World,
 ) -> Callable[[int, Progress], dict[str, float]] | None:
     settings = config.evaluation
     if settings is None:
@@ -231,7 +232,7 @@ def grade(
     settings: EvaluationSettings,
     *,
     task: Task,
-    engine: Engine,
+    engine: RolloutEngine,
     student: LoadedModel,
     alignment: Alignment,
     max_prompt_tokens: int,

@@ -128,3 +128,17 @@ def test_a_thinking_flag_left_open_is_a_warning(config: RunConfig, loaded: Maker
     chosen = loaded("teacher", seed=1, prompt="chat", chat_template=THINKER, thinking=True)
     checks = _examine(config, loaded("student"), chosen)
     assert checks["teacher prompt"] == Check("teacher prompt", "ok", "chat, ends 'aba'")
+
+
+def test_a_vllm_that_is_not_there_fails(
+    config: RunConfig, loaded: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollout = config.rollout.model_copy(update={"engine": "vllm"})
+    asking = config.model_copy(update={"rollout": rollout})
+    pair = loaded("student"), loaded("teacher", seed=1)
+    assert "rollout engine" not in _examine(config, *pair)
+    monkeypatch.setattr("tandem.rollout.vllm_process.find_spec", lambda name: None)
+    check = _examine(asking, *pair)["rollout engine"]
+    assert check.status == "fail" and "vLLM is not installed" in check.detail
+    monkeypatch.setattr("tandem.rollout.vllm_process.find_spec", lambda name: name)
+    assert _examine(asking, *pair)["rollout engine"] == Check("rollout engine", "ok", "vllm")

@@ -81,6 +81,15 @@ def test_without_a_blend_no_teacher_cache_is_counted(config: RunConfig) -> None:
     assert "student cache" in names and "teacher cache" not in names
 
 
+def test_vllm_wants_the_weights_and_the_cache_once_more(config: RunConfig) -> None:
+    rollout = config.rollout.model_copy(update={"engine": "vllm"})
+    asking = config.model_copy(update={"rollout": rollout})
+    shapes = {"student": _shape(1000), "teachers": {"teacher": _shape(3000)}}
+    more = {part.name: part.bytes for part in parts(asking, **shapes)}
+    assert more.pop("vLLM weights and cache") == 4000 + 4 * 24 * 400
+    assert more == {part.name: part.bytes for part in parts(config, **shapes)}
+
+
 def test_token_budget_by_hand(config: RunConfig) -> None:
     evaluated = config.model_copy(
         update={"evaluation": EvaluationSettings(every=4, problems=5, samples=2)}

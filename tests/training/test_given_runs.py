@@ -79,6 +79,7 @@ def test_completions_are_what_each_teacher_alone_would_say(
         run, _ = assemble(config, tmp_path, world, lambda event: None)
         asked = [Request(i, (5,), (6, 4 + i % 9), teacher="ab"[i % 2]) for i in range(8)]
         sample = vars(run.completions)["_sample"]
+        assert isinstance(run.engine, Engine)
         for request, found in zip(asked, sample(asked, 7), strict=True):
             (alone,) = Engine(run.engine.teachers[request.teacher], {}, slots=1).generate(
                 [replace(request, student_ids=request.teacher_ids)],

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tandem.rollout.engine import Engine
 from tandem.training.config import config_from_dict
 from tandem.training.events import silent
 from tandem.training.loop import roll_out
@@ -23,6 +24,7 @@ def test_a_refused_request_of_a_later_step_is_told_by_its_prompt(
         run, _ = assemble(config, tmp_path, world, silent)
         asked = run.requests(3, world)
         # As a model would be whose doctor had not looked.
+        assert isinstance(run.engine, Engine)
         run.engine.student.config.max_position_embeddings = 1
         with pytest.raises(ValueError, match="can never fit the student") as said:
             roll_out(run, config.timeline().at(3), 3)

@@ -60,9 +60,13 @@ def train(recipe: str, overrides: Sequence[str], *, resume: bool) -> None:
     console.print(Text(f"{done}: {result.folder / 'report.html'}"), soft_wrap=True)
 
 
-def evaluate(model: str, *, task: str | None, overrides: Sequence[str], seed: int) -> None:
-    """Print pass@1 of a model with its interval."""
+def evaluate(
+    model: str, *, task: str | None, overrides: Sequence[str], seed: int, engine: str | None
+) -> None:
+    """Print pass@1 of a model with its interval. engine: None is the run's own, or native."""
     quiet_libraries()
+    if engine is not None:
+        overrides = [*overrides, f"limits.engine={engine}"]
     chosen = plan(model, task=task, overrides=overrides)
     console = Console()
     with answering(chosen.model.path, console) as on_progress:
@@ -74,6 +78,7 @@ def evaluate(model: str, *, task: str | None, overrides: Sequence[str], seed: in
             max_new_tokens=chosen.limits.max_new_tokens,
             slots=chosen.limits.slots,
             threads=chosen.limits.threads,
+            engine=chosen.limits.engine,
             seed=seed,
             on_progress=on_progress,
         )

@@ -13,6 +13,7 @@ from tandem.models.loading import DTYPES, LoadedModel
 from tandem.models.prompts import encode_prompt
 from tandem.models.settings import ModelSettings
 from tandem.models.vocabulary import same_weights
+from tandem.rollout.vllm_process import missing
 from tandem.tasks.base import Prompt
 from tandem.training.config import RunConfig
 from tandem.training.teachers import teacher_of
@@ -62,6 +63,9 @@ def examine(config: RunConfig, cast: Cast, *, prompts: Sequence[Prompt]) -> list
         checks.append(_domains(cast, prompts, judged))
     if cast.reference is not None:
         checks.append(_reference(config))
+    if config.rollout.engine == "vllm":
+        reason = missing()
+        checks.append(Check("rollout engine", "fail" if reason else "ok", reason or "vllm"))
     return checks
 
 

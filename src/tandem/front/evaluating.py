@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -23,12 +23,13 @@ SECTIONS = ("model", "task", "evaluation", "limits")
 
 class Limits(Settings):
     """Token limits of an evaluation; `evaluation.max_new_tokens` goes before `max_new_tokens`.
-    threads: CPU threads of PyTorch; None leaves its own choice."""
+    threads: CPU threads of PyTorch; None leaves its own choice. engine: what samples."""
 
     max_prompt_tokens: int = Field(default=1024, gt=0)
     max_new_tokens: int = Field(default=1024, gt=0)
     slots: int = Field(default=64, gt=0)
     threads: int | None = Field(default=None, gt=0)
+    engine: Literal["native", "vllm"] = "native"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,7 @@ def _defaults(model: str) -> Recipe:
             "max_new_tokens": rollout.max_new_tokens,
             "slots": rollout.slots,
             "threads": sections.get("threads"),
+            "engine": rollout.engine,
         },
     }
     return Recipe(data, run.source)

@@ -120,6 +120,12 @@ def _rollout(config: RunConfig, student: Shape, teachers: Mapping[str, Shape]) -
             for name, shape in teachers.items()
         ]
         found.append(cache("teacher", max(widths)))
+    if rollout.engine == "vllm":
+        # It sleeps, without either, while a GPU updates.
+        copy = BYTES[config.student.dtype]
+        how = f"{_count(student.parameters)} × {copy} B + the student cache once more"
+        size = copy * student.parameters + found[0].bytes
+        found.append(Part("vLLM weights and cache", "roll-out", size, how))
     vectors = VECTORS_BLENDED if blended else VECTORS_STUDENT
     drafts = widest(rollout.block) if blended else 1
     rows = max(student.rows, *(shape.rows for shape in teachers.values()))

@@ -91,9 +91,12 @@ class Speaker:
         """Canonical logits [..., V] of the head's raw outputs [..., R]: in fp32 (fp64 stays),
         scaled and capped as the family does, end ids on the shared one, over the shared ids."""
         wide = raw.to(torch.promote_types(raw.dtype, torch.float32))
-        return canonicalise(
-            self._form(wide), own_end_ids=self.own_end_ids, alignment=self.alignment
-        )
+        return self.shared(self._form(wide))
+
+    def shared(self, logits: Tensor) -> Tensor:
+        """Canonical logits [..., V] of the logits [..., R] that the model's own forward returns:
+        end ids on the shared one, over the shared ids."""
+        return canonicalise(logits, own_end_ids=self.own_end_ids, alignment=self.alignment)
 
     def chunked(
         self,

@@ -1,6 +1,6 @@
-"""The rollout engine: student and teacher decode in lock-step."""
+"""The rollout engines: student and teacher in lock-step, or the student alone with vLLM."""
 
 from tandem.rollout.engine import Engine
-from tandem.rollout.protocol import SpeakerLike
+from tandem.rollout.protocol import RolloutEngine, SpeakerLike
 
-__all__ = ["Engine", "SpeakerLike"]
+__all__ = ["Engine", "RolloutEngine", "SpeakerLike"]

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -16,14 +16,12 @@ from tandem.rollout.attention import attending
 from tandem.rollout.costs import CostBook, measure_costs
 from tandem.rollout.lane import Lane
 from tandem.rollout.pace import DISTRIBUTIONS, Block, Pace, widest
-from tandem.rollout.protocol import SpeakerLike
+from tandem.rollout.protocol import Progress, SpeakerLike
 from tandem.rollout.queue import Job
 from tandem.rollout.refusal import RequestRefused
 from tandem.rollout.session import Session, Terms
 from tandem.rollout.tally import Tally
 from tandem.types import Clock, Request, Rollout, Sampling, SignalSpec
-
-Progress = Callable[[int, int], None]
 
 
 class Engine:
@@ -126,6 +124,12 @@ class Engine:
         if name not in self.costs:
             self.costs.keep(name, measure_costs(speakers, terms, slots=self.slots))
         return Pace("auto", self.costs[name], row_bytes=row_bytes)
+
+    def refresh(self) -> None:
+        """Nothing to do: the student's weights are read where they lie."""
+
+    def close(self) -> None:
+        """Nothing to do: nothing is kept between calls."""
 
     def _lane(
         self, jobs: list[Job], side: int, speaker: SpeakerLike, slots: int, sampling: Sampling

@@ -21,7 +21,7 @@ from tandem.rollout.pace import Pace
 from tandem.rollout.queue import Job, Queue, opening_of
 from tandem.rollout.record import Columns, Recorder
 from tandem.rollout.tally import Tally
-from tandem.types import Clock, Ended, Request, Rollout, Sampling, SignalSpec
+from tandem.types import Clock, Ended, Rollout, Sampling, SignalSpec, limit_of
 
 BASE, POSITION = 0, 1
 # One distribution of the given tokens that are scored at once.
@@ -301,9 +301,3 @@ def given_tokens(
     prompts = [(job.request.student_ids, job.request.teacher_ids)[:lanes] for job in jobs]
     before = [torch.tensor([len(p[k]) - 1 for p in prompts])[row] + position for k in range(lanes)]
     return place, ids, position, [(row, at) for at in before]
-
-
-def limit_of(request: Request, limit: int) -> int:
-    """The longest response to this request, in tokens."""
-    own = request.max_new_tokens
-    return limit if own is None else min(own, limit)

@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from typing import Any
 
 import torch
@@ -21,8 +21,12 @@ def environment(config: RunConfig, world: World, *, resumed_at: int) -> dict[str
     """Versions, hardware, seed and command line. resumed_at: the step this session began after."""
     device = world.device
     cuda = device.type == "cuda"
+    packages = list(_PACKAGES)
+    if config.rollout.engine == "vllm":
+        # Each device's build has a package name of its own; a checkout on the path has none.
+        packages += packages_distributions().get("vllm", [])
     return {
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if cuda else platform.machine(),
         "cpu_count": os.cpu_count(),

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from tandem.rollout.engine import Engine
+from tandem.rollout.protocol import RolloutEngine
 from tandem.rollout.refusal import naming_prompts
 from tandem.rollout.tally import Tally
 from tandem.training.checkpoint import save_checkpoint
@@ -52,7 +52,7 @@ class Run:
     module: StepModule
     optimizer: Optimizer
     rollout_student: nn.Module
-    engine: Engine
+    engine: RolloutEngine
     requests: RequestSource
     completions: Completions
     decode: Callable[[Rollout], str]
@@ -97,6 +97,7 @@ def train_loop(run: Run, *, start: int) -> LoopEnd:
     latest: dict[str, float] = metrics_log.latest()
     interrupted, step = False, start
     copy_weights(module.student_model, run.rollout_student)
+    run.engine.refresh()
 
     with stop_on_signals() as stop:
         if run.evaluate is not None and start == 0:
@@ -149,6 +150,7 @@ def train_loop(run: Run, *, start: int) -> LoopEnd:
                     step=step + 1,
                 )
                 copy_weights(module.student_model, run.rollout_student)
+                run.engine.refresh()
                 trained = perf_counter() - began
 
                 # Log (the line is written once, below, with what the evaluation adds to it).

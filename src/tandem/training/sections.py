@@ -22,6 +22,9 @@ class RolloutSettings(Settings):
     run; a number makes two fresh runs agree to the last bit.
     max_prompt_tokens: longer prompts (in either model's template) are dropped and counted.
     truncated: whether responses that hit the length limit are trained on (keep) or not (drop).
+    engine: native does everything; vllm takes over wherever the student speaks alone. engine_gap:
+    how far vLLM's log-probs may be from the student's own, in nats per token on average; None is
+    0.001 for a float32 student and 0.05 for bfloat16.
     """
 
     prompts_per_step: int = Field(gt=0)
@@ -31,6 +34,8 @@ class RolloutSettings(Settings):
     slots: int = Field(default=64, gt=0)
     block: PositiveInt | Literal["auto"] = "auto"
     truncated: Literal["keep", "drop"]
+    engine: Literal["native", "vllm"] = "native"
+    engine_gap: float | None = Field(default=None, gt=0)
 
 
 class OptimizerSettings(Settings):
