@@ -20,11 +20,11 @@ prompts and responses of random lengths. The peer decodes batches of `slots` req
 bound: the time of the forwards alone, by transformers itself on its own dynamic cache, without
 mask, sampling or record, in the same process: one forward of the body per `slots` prompts, and per
 round g of the student over one token and one of the teacher over g, heads included, over the rows
-live and the longest of their contexts, in a schedule that refills a free slot at once. A round
-settles (1 − α^g)/(1 − α) tokens of each row, α being the acceptance that the engine had in this
-run; for `auto` the best of g = 1, 2, 4, 8. `reached` is that time over the engine's. It may pass 1
-where the slot cache is cheaper than the dynamic one. Teacher looks: rounds of a row in which the
-teacher was asked, per token.
+live and the longest of their contexts, in a schedule that refills a free slot at once and keeps
+each draft with chance α, the acceptance that the engine had in this run; for `auto` the best of
+g = 1, 2, 4, 8. `reached` is that time over the engine's. It may pass 1 where the slot cache is
+cheaper than the dynamic one. Teacher looks: rounds of a row in which the teacher was asked, per
+token.
 
 Repetitions are interleaved; shown are medians, and the least and the greatest of a ratio. Each has
 prompts and lengths of its own: how many rounds a queue takes depends on which long response happens

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import random
 from typing import Any
 
 import torch
@@ -20,7 +20,6 @@ from transformers.cache_utils import DynamicLayer
 from engine_pairs import Pair, Size, new_tokens
 from tandem.behaviours.base import Behaviour
 from tandem.rollout import Engine
-from tandem.rollout.pace import expected_tokens
 from tandem.rollout.tally import Tally
 from tandem.types import Clock, Request, Sampling, SignalSpec
 
@@ -125,18 +124,32 @@ def run_peer(pair: Pair, size: Size, requests: list[Request], *, budget: float |
         )
 
 
-def schedule(size: Size, requests: list[Request], settled: float) -> list[tuple[int, int]]:
-    """(live rows, longest context) of each round that settles so many tokens of every row, where a
-    free slot is refilled at once."""
+def schedule(
+    size: Size, requests: list[Request], *, width: int, stays: float
+) -> list[tuple[int, int]]:
+    """(live rows, longest context) of each round, where a free slot is refilled at once and each of
+    `width` drafts of a row stays with chance `stays` (drawn, always alike)."""
+    chance = random.Random(0)
+
+    def settled() -> int:
+        kept = 0
+        while kept < width and chance.random() < stays:
+            kept += 1
+        return min(kept + 1, width)
+
     queue = [(len(r.student_ids), new_tokens(r, size)) for r in reversed(requests)]
-    live: list[tuple[float, int, int]] = []
+    live: list[tuple[int, int]] = []
     rounds: list[tuple[int, int]] = []
     while queue or live:
         while queue and len(live) < size.slots:
-            context, new = queue.pop()
-            live.append((float(context), math.ceil(new / settled), context + new))
-        rounds.append((len(live), max(min(int(context), most) for context, _, most in live)))
-        live = [(context + settled, left - 1, most) for context, left, most in live if left > 1]
+            live.append(queue.pop())
+        rounds.append((len(live), max(context for context, _ in live)))
+        steps = [min(settled(), left) for _, left in live]
+        live = [
+            (context + step, left - step)
+            for (context, left), step in zip(live, steps, strict=True)
+            if left > step
+        ]
     return rounds
 
 
@@ -145,7 +158,7 @@ def run_bare(
 ) -> None:
     """The forwards of that schedule, and of the prompts in batches, and nothing else: `width` of
     the student over one token, and one of the teacher over as many."""
-    rounds = schedule(size, requests, expected_tokens(stays, width))
+    rounds = schedule(size, requests, width=width, stays=stays)
     models = [(pair.student, 1, width)] + ([(pair.teacher, width, 1)] if taught else [])
     for model, fed, times in models:
         for start in range(0, len(requests), size.slots):

@@ -111,10 +111,11 @@ COSTS = CostTable((1, 2, 4), (1, 2, 8), ((1.0, 1.0, 1.0), (1.0, 1.4, 3.0), (1.0,
 BLOCKS: tuple[Block, ...] = (1, 2, 4, 8, "auto")
 
 
-def engine_of(student: Speaker, teacher: Speaker, *, slots: int = 4, block: Block = 1) -> Engine:
+def engine_of(student: Speaker, teacher: Speaker, *, slots: int = 4, **options: Any) -> Engine:
+    """options: of the engine, such as `block`."""
     costs = CostBook()
     costs.keep("teacher", COSTS)
-    return Engine(student, {"teacher": teacher}, slots=slots, block=block, costs=costs)
+    return Engine(student, {"teacher": teacher}, slots=slots, costs=costs, **options)
 
 
 def ragged(count: int, *, size: int, seed: int = 0, longest: int = 9) -> list[Request]:
@@ -207,12 +208,14 @@ class Watched(Speaker):
         )
         self.prefilled: list[tuple[int, ...]] = []
         self.decoded: list[int] = []
+        self.fed: list[tuple[int, ...]] = []
 
     def hidden(self, input_ids: Tensor, position_ids: Tensor, **rest: Any) -> Tensor:
         if rest.get("mask") is None:
             self.prefilled += [tuple(row) for row in input_ids.tolist()]
         else:
             self.decoded.append(input_ids.shape[0])
+            self.fed.append((*input_ids.shape, *rest["mask"].shape))
         return super().hidden(input_ids, position_ids, **rest)
 
 

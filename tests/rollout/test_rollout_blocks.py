@@ -275,9 +275,8 @@ def test_a_bonus_token_of_the_teacher_is_noticed(monkeypatch: pytest.MonkeyPatch
 def test_a_cache_that_is_off_by_one_is_noticed(monkeypatch: pytest.MonkeyPatch, shift: int) -> None:
     right = lane.Lane.settle
 
-    def broken(self: Any, last: Tensor, count: Tensor, counts: list[int]) -> None:
-        wrong = (count + shift).clamp(min=1)
-        right(self, last, wrong, wrong.tolist())
+    def broken(self: Any, last: Tensor, count: Tensor) -> None:
+        right(self, last, (count + shift).clamp(min=1))
 
     monkeypatch.setattr(lane.Lane, "settle", broken)
     with pytest.raises(AssertionError):

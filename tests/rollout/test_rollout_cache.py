@@ -51,7 +51,8 @@ def test_a_rejected_draft_leaves_no_trace() -> None:
         # Of the first row only the token that was fed first settles, of the second a draft too, of
         # the third both; what follows is replaced by 11, and drafted anew in two forwards.
         counts = [1, 2, 3]
-        lane.settle(torch.full((3,), 11), torch.tensor(counts), counts)
+        lane.settle(torch.full((3,), 11), torch.tensor(counts))
+        lane.note(counts)
         lane.feed(lane.next_tokens)
         hidden = lane.feed(torch.tensor([[3], [4], [5]]), ahead=1)
         for row, prompt in enumerate(PROMPTS):
@@ -66,11 +67,12 @@ def test_rows_may_be_replaced_and_moved() -> None:
     with torch.no_grad():
         lane = started(speaker)
         lane.feed(lane.next_tokens)
-        lane.settle(torch.tensor([5, 6, 7]), torch.ones(3, dtype=torch.int64), [1, 1, 1])
+        lane.settle(torch.tensor([5, 6, 7]), torch.ones(3, dtype=torch.int64))
+        lane.note([1, 1, 1])
         other = [(8, 8, 1, 2)]
         lane.admit([0], other, states_of(lane, other))
         lane.compact([2], [1], live=2)
-        hidden = lane.feed(lane.next_tokens)
+        hidden = lane.feed(lane.next_tokens[:2])
         for row, sequence in enumerate([other[0], (*PROMPTS[2], 7)]):
             truth = uncached_logp(speaker, sequence, (0,))[0]
             found = torch.log_softmax(speaker.logits(hidden[row, -1]), -1)

@@ -34,6 +34,7 @@ from tandem.core.blend_passes import (
     write_top,
 )
 from tandem.core.blend_search import Result, search
+from tandem.core.blend_static import PASSES, POINTS, solve_static
 from tandem.core.bracket import Rows
 
 
@@ -67,6 +68,8 @@ def solve_blend(
     """
     student, teacher = _as_rows(student_logp, teacher_logp)
     lead = student_logp.shape[:-1]
+    if student.is_cuda:
+        return _static(student, teacher, budget, student_logp.shape)
     allowed = _host_rows(budget, lead)
     if np.isnan(allowed).any():
         raise ValueError("budget is nan: give a number of nats, 0 for the student alone")
@@ -100,6 +103,21 @@ def blend_logp(
     logp = torch.empty_like(student, memory_format=torch.contiguous_format)
     spent = _blend_rows(student, end_points(student, teacher, room=logp), wanted)
     return logp.view(student_logp.shape), _to_device(spent, logp).view(lead)
+
+
+def _static(
+    student: Tensor, teacher: Tensor, budget: float | Tensor, shape: torch.Size
+) -> BlendSolution:
+    """On a GPU: always the same work, which never waits for the host."""
+    lead = shape[:-1]
+    rows = budget.broadcast_to(lead).reshape(-1) if isinstance(budget, Tensor) else budget
+    exponent, spent, logp = solve_static(student, teacher, rows)
+    return BlendSolution(
+        exponent=exponent.view(lead),
+        kl=spent.view(lead),
+        logp=logp.view(shape),
+        passes=torch.full(lead, PASSES * POINTS, device=logp.device),
+    )
 
 
 def _solve_rows(p: Tensor, pair: Pair, allowed: Rows) -> Result:

@@ -42,17 +42,21 @@ def settle(
     else:
         stays = keeps.gather(-1, here).squeeze(-1)
     kept = stays.long().cumprod(-1).sum(-1)
-    row = (kept < width).nonzero().squeeze(-1)
-    if not len(row):
-        return drafted, kept
-    at = kept[row]
+    if drafted.is_cuda:
+        # Which rows need a replacement is not asked: the host would have to wait for the answer.
+        row, at = torch.arange(len(drafted), device=drafted.device), kept.clamp(max=width - 1)
+    else:
+        row = (kept < width).nonzero().squeeze(-1)
+        if not len(row):
+            return drafted, kept
+        at = kept[row]
     u = residual[row, at]
     if replacement is None:
         drawn = sample_mass(residual_mass(law_logp[row, at], proposal_logp[row, at]), u)
     else:
         drawn = sample(replacement[row, at], u)
     ids = drafted.clone()
-    ids[row, at] = drawn
+    ids[row, at] = torch.where(kept[row] < width, drawn, drafted[row, at])
     return ids, kept
 
 

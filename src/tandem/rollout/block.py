@@ -26,11 +26,13 @@ from tandem.types import Clock, Draw
 class Start:
     """What a round begins with, [B, g] each.
 
-    position: of each token in its response. draws: the uniforms by kind.
+    position: of each token in its response. draws: the uniforms by kind. used: slots that each
+    lane attends over; None where it decides by its live rows.
     """
 
     position: Tensor
     draws: dict[Draw, Tensor]
+    used: tuple[int | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +74,12 @@ def advance(lanes: Sequence[Lane], rule: Rule, start: Start) -> Block:
 
 def _alone(lane: Lane, rule: Rule, start: Start) -> Block:
     """Tokens whose law reads the student only, drawn from it one after the other."""
-    token_B1, drafts, logps, laws = lane.next_tokens, [], [], []
+    rows, width = start.position.shape
+    token_B1, drafts, logps, laws = lane.next_tokens[:rows], [], [], []
     stats: dict[str, list[Tensor]] = {}
-    for j in range(start.position.shape[1]):
-        logp = torch.log_softmax(lane.speaker.logits(lane.feed(token_B1, ahead=j)[:, 0]), -1)
+    for j in range(width):
+        hidden = lane.feed(token_B1, ahead=j, used=start.used[0])[:, 0]
+        logp = torch.log_softmax(lane.speaker.logits(hidden), -1)
         law = rule.behaviour(
             student_logp=logp, teacher_logp=None, clock=rule.clock, position=start.position[:, j]
         )
@@ -102,9 +106,12 @@ def _alone(lane: Lane, rule: Rule, start: Start) -> Block:
 def _verified(student: Lane, teacher: Lane, rule: Rule, start: Start) -> Block:
     """The student's drafts, judged by the law that reads the teacher too."""
     # The first token is each model's own: the last of its prompt, while nothing is settled yet.
-    token_B1, fed, logps, proposals = student.next_tokens, [teacher.next_tokens], [], []
-    for j in range(start.position.shape[1]):
-        logp = torch.log_softmax(student.speaker.logits(student.feed(token_B1, ahead=j)[:, 0]), -1)
+    rows, width = start.position.shape
+    token_B1, fed = student.next_tokens[:rows], [teacher.next_tokens[:rows]]
+    logps, proposals = [], []
+    for j in range(width):
+        hidden = student.feed(token_B1, ahead=j, used=start.used[0])[:, 0]
+        logp = torch.log_softmax(student.speaker.logits(hidden), -1)
         proposal = tempered(logp, rule.temperature)
         token_B1 = sample(proposal, start.draws[Draw.DRAFT][:, j])[:, None]
         fed.append(token_B1)
@@ -112,7 +119,7 @@ def _verified(student: Lane, teacher: Lane, rule: Rule, start: Start) -> Block:
         proposals.append(proposal)
     student_logp = _stacked(logps)
     drafted = _joined(fed[1:])
-    hidden = teacher.feed(_joined(fed[:-1]))
+    hidden = teacher.feed(_joined(fed[:-1]), used=start.used[1])
     teacher_logp = torch.log_softmax(teacher.speaker.logits(hidden), -1)
     law = rule.behaviour(
         student_logp=student_logp,

@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
 
+from tandem.rollout.graphs import Runner
 from tandem.rollout.lane import Lane
 from tandem.rollout.pace import CostTable, Pace
 from tandem.rollout.protocol import SpeakerLike
@@ -61,13 +62,15 @@ def measure_costs(
     terms: Terms,
     *,
     slots: int,
+    runner: Callable[[], Runner | None] = lambda: None,
     now: Callable[[], float] = perf_counter,
 ) -> CostTable:
     """Seconds of a round under these terms, from short contexts, for 1 to
     `slots` rows and 1 to 8 drafts. Call it where the engine would decode."""
     rows = sorted({min(4**k, slots) for k in range(8)})
     seconds = tuple(
-        tuple(_seconds(speakers, terms, live, width, now) for width in WIDTHS) for live in rows
+        tuple(_seconds(speakers, terms, live, width, runner(), now) for width in WIDTHS)
+        for live in rows
     )
     return CostTable(tuple(rows), WIDTHS, seconds)
 
@@ -77,10 +80,13 @@ def _seconds(
     terms: Terms,
     live: int,
     width: int,
+    runner: Runner | None,
     now: Callable[[], float],
 ) -> float:
     # Prompts of one token need no prefill, and rows that end are replaced at once.
-    rounds = ROUNDS + 1
+    # A graph is replayed from the third time on.
+    timed = ROUNDS if runner is None else ROUNDS + 2
+    rounds = timed + 1
     prompt = ((speakers[0].end_id + 1) % speakers[0].vocabulary_size,)
     jobs = [Job(i, Request(i, prompt, prompt)) for i in range(live * (rounds * width + 1))]
     limit = min(rounds * width, terms.sampling.max_new_tokens)
@@ -94,11 +100,12 @@ def _seconds(
         pace=Pace(width, None, row_bytes=1),
         widest=width,
         deliver=lambda index, rollout: None,
+        runner=runner,
     )
     session.open()
     session.round(width)
     taken: list[float] = []
-    for _ in range(ROUNDS):
+    for _ in range(timed):
         start = now()
         session.round(width)
         taken.append(now() - start)

@@ -7,13 +7,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 
 from tandem.behaviours.base import Behaviour
 from tandem.rollout.attention import attending
 from tandem.rollout.costs import CostBook, measure_costs
+from tandem.rollout.graphs import Runner, runner_on
 from tandem.rollout.lane import Lane
 from tandem.rollout.pace import DISTRIBUTIONS, Block, Pace, widest
 from tandem.rollout.protocol import Progress, SpeakerLike
@@ -29,7 +31,8 @@ class Engine:
 
     slots: rows decoded at once, at most. block: tokens that the student drafts before its teacher
     looks, from 1; `auto` chooses them each round from `costs`, measured where they are not in that
-    book yet. Raises ValueError where a teacher does not speak the student's vocabulary.
+    book yet. runner: for a device, what does rounds of fixed shapes there, or None. Raises
+    ValueError where a teacher does not speak the student's vocabulary.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class Engine:
         slots: int,
         block: Block = 1,
         costs: CostBook | None = None,
+        runner: Callable[[torch.device], Runner | None] = runner_on,
     ) -> None:
         if slots < 1:
             raise ValueError(f"slots is {slots}: give the engine at least 1 row to decode")
@@ -55,6 +59,7 @@ class Engine:
             raise ValueError(f"block is {block}: draft at least 1 token a round, or give 'auto'")
         self.student, self.teachers, self.slots = student, dict(teachers), slots
         self.block: Block = block
+        self._runner = partial(runner, student.device)
         self.costs = CostBook() if costs is None else costs
 
     def generate(
@@ -110,6 +115,7 @@ class Engine:
                     pace=self._pace(speakers, terms, name),
                     widest=widest(self.block),
                     deliver=results.__setitem__,
+                    runner=self._runner(),
                 )
                 session.run(progress)
                 if tally is not None:
@@ -122,7 +128,9 @@ class Engine:
             block = 1 if self.block == "auto" else self.block
             return Pace(block, None, row_bytes=row_bytes)
         if name not in self.costs:
-            self.costs.keep(name, measure_costs(speakers, terms, slots=self.slots))
+            self.costs.keep(
+                name, measure_costs(speakers, terms, slots=self.slots, runner=self._runner)
+            )
         return Pace("auto", self.costs[name], row_bytes=row_bytes)
 
     def refresh(self) -> None:

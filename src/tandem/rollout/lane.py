@@ -50,8 +50,8 @@ class Lane:
 
     @property
     def next_tokens(self) -> Tensor:
-        """[B, 1] the last settled token of each live row, not fed yet."""
-        return self._state[NEXT, : len(self.lengths), None]
+        """[rows, 1] the last settled token of each row, not fed yet; the live ones come first."""
+        return self._state[NEXT, :, None]
 
     def prefill(self, prompts: Sequence[tuple[int, ...]]) -> Prefilled | None:
         """All tokens but the last of each prompt, right-padded, in one forward; None where every
@@ -88,17 +88,22 @@ class Lane:
                 self.lengths.append(0)
             self.lengths[row] = len(prompt) - 1
 
-    def feed(self, tokens_BL: Tensor, *, ahead: int = 0) -> Tensor:
+    def feed(self, tokens_BL: Tensor, *, ahead: int = 0, used: int | None = None) -> Tensor:
         """Hidden states [B, L, H] after each of L tokens, which follow `ahead` tokens that were fed
         since the last settling; nothing is settled by it.
 
         Token j of row i is written at L_i + ahead + j, over whatever an earlier draft left there.
+        used: slots to attend over; by default as few as the live rows, which B then is, need.
         """
         rows, fed = tokens_BL.shape
-        assert rows == len(self.lengths), "one row of tokens per live row"
         positions_BL = self._state[POSITION, :rows, None]
         if ahead or fed > 1:
             positions_BL = positions_BL + self._slots[ahead : ahead + fed]
+        if used is not None:
+            mask_B1LS = self._slots[:used] <= positions_BL[:, None, :, None]
+            self.cache.aim(positions_BL, rows=rows, used=used)
+            return self.speaker.hidden(tokens_BL, positions_BL, mask=mask_B1LS, cache=self.cache)
+        assert rows == len(self.lengths), "one row of tokens per live row"
         longest = max(self.lengths) + ahead
         if fed == 1 and self._whole is not None and min(self.lengths) + ahead == longest:
             used, mask_B1LS = longest + 1, self._whole
@@ -108,12 +113,14 @@ class Lane:
         self.cache.aim(positions_BL, rows=rows, used=used)
         return self.speaker.hidden(tokens_BL, positions_BL, mask=mask_B1LS, cache=self.cache)
 
-    def settle(self, last_B: Tensor, count_B: Tensor, counts: Sequence[int]) -> None:
-        """Accept so many tokens of each row, on the device and on the host; `last_B` [B] is the
-        newest of each, to be fed next."""
-        rows = len(self.lengths)
+    def settle(self, last_B: Tensor, count_B: Tensor) -> None:
+        """Accept so many tokens of each row; `last_B` [B] is the newest of each, to be fed next."""
+        rows = len(last_B)
         self._state[NEXT, :rows] = last_B
         self._state[POSITION, :rows] += count_B
+
+    def note(self, counts: Sequence[int]) -> None:
+        """The same on the host, for the live rows."""
         self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
 
     def compact(self, source: list[int], target: list[int], *, live: int) -> None:
@@ -125,6 +132,8 @@ class Lane:
             self._state.index_copy_(1, here[1], self._state.index_select(1, here[0]))
             for old, new in zip(source, target, strict=True):
                 self.lengths[new] = self.lengths[old]
+        # Rows without a response may be fed as well, into their own first slots.
+        self._state[POSITION, live : len(self.lengths)] = 0
         del self.lengths[live:]
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tandem.behaviours.base import Behaviour
 from tandem.rollout.block import Rule, Start, advance, scored
+from tandem.rollout.graphs import Runner, bucket_of_rows, bucket_of_slots
 from tandem.rollout.lane import Lane
 from tandem.rollout.pace import Pace
 from tandem.rollout.queue import Job, Queue, opening_of
@@ -57,6 +58,7 @@ class Session:
 
     widest: the most drafts of a round. What is drafted beyond an end is fed like anything else, so
     the lanes' caches have to hold `widest` − 1 tokens more than any response needs.
+    runner: does rounds of fixed shapes; without one they fit the rows that are live.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Session:
         pace: Pace,
         widest: int,
         deliver: Callable[[int, Rollout], None],
+        runner: Runner | None = None,
     ) -> None:
         self.lanes, self.student, self.deliver = lanes, lanes[0].speaker, deliver
         self.rule = Rule(terms.behaviour, terms.clock, terms.sampling.temperature)
@@ -89,6 +92,10 @@ class Session:
         # Per row: where its record begins (slot·T), and the position of its next token.
         self.state = torch.zeros(2, slots, dtype=torch.int64, device=device)
         self.steps = torch.arange(widest, device=device)
+        # For rounds of fixed shapes: how many of the first rows hold a response.
+        self.runner = runner
+        self.live = torch.zeros((), dtype=torch.int64, device=device)
+        self.numbers = torch.arange(slots, device=device)
         self.rows: list[Row] = []
         self.slots = slots
         # Tokens and finished responses that nobody was told of.
@@ -125,20 +132,12 @@ class Session:
     def round(self, width: int) -> None:
         """One round of `width` drafts."""
         live = len(self.rows)
-        base_B1, position_B1 = self.state[:, :live, None]
-        position_BG = position_B1 + self.steps[:width]
-        place_BG = torch.where(position_BG < self.limit, base_B1 + position_BG, self.nowhere)
-        block = advance(self.lanes, self.rule, self._start(position_BG, place_BG))
-        self.recorder.write(place_BG, block.ids, block.scores)
         # The one transfer of a round: which tokens they are decides who ends.
-        table = torch.cat([block.ids, block.stayed[:, None]], 1).tolist()
+        table = self._on_device(live, width)[:live].tolist()
         stayed = [row.pop() for row in table]
         counts = [min(kept + 1, width) for kept in stayed]
-        count_B = block.counts
-        last_B = block.ids.gather(1, count_B[:, None] - 1)[:, 0]
         for lane in self.lanes:
-            lane.settle(last_B, count_B, counts)
-        self.state[POSITION, :live] += count_B
+            lane.note(counts)
         before = self.news[0]
         for row, ids, count in zip(self.rows, table, counts, strict=True):
             self._take(row, ids[:count])
@@ -146,7 +145,38 @@ class Session:
         self._count(width, live, drawn, tried=sum(counts), stayed=sum(stayed))
         self._retire_ended()
 
-    def _start(self, position_BG: Tensor, place_BG: Tensor) -> Start:
+    def _on_device(self, live: int, width: int) -> Tensor:
+        """The round itself; [B, g + 1]: the ids of each row, and how many drafts stayed."""
+        if self.runner is None:
+            return self._advance(live, width, (None,) * len(self.lanes))
+        rows = bucket_of_rows(live, self.slots)
+        used = tuple(
+            bucket_of_slots(max(lane.lengths) + width, lane.cache.capacity) for lane in self.lanes
+        )
+        self.live.fill_(live)
+        return self.runner((rows, width, used), lambda: self._advance(rows, width, used))
+
+    def _advance(self, rows: int, width: int, used: tuple[int | None, ...]) -> Tensor:
+        """Draft, score, record and settle on `rows` rows, of which the first are live."""
+        base_B1, position_B1 = self.state[:, :rows, None]
+        position_BG = position_B1 + self.steps[:width]
+        there = position_BG < self.limit
+        if self.runner is not None:
+            there = there & (self.numbers[:rows, None] < self.live)
+        place_BG = torch.where(there, base_B1 + position_BG, self.nowhere)
+        block = advance(self.lanes, self.rule, self._start(position_BG, place_BG, used))
+        self.recorder.write(place_BG, block.ids, block.scores)
+        count_B = block.counts
+        if self.runner is not None:
+            # Rows without a response stay where they are, in their first slots.
+            count_B = count_B * (self.numbers[:rows] < self.live)
+        last_B = block.ids.gather(1, (block.counts - 1)[:, None])[:, 0]
+        for lane in self.lanes:
+            lane.settle(last_B, count_B)
+        self.state[POSITION, :rows] += count_B
+        return torch.cat([block.ids, block.stayed[:, None]], 1)
+
+    def _start(self, position_BG: Tensor, place_BG: Tensor, used: tuple[int | None, ...]) -> Start:
         """What the round may use at these positions and places."""
         flat = place_BG.flatten()
         shape = place_BG.shape
@@ -154,7 +184,7 @@ class Session:
             kind: table.index_select(0, flat).view(shape)
             for kind, table in zip(self.kinds, self.draws, strict=True)
         }
-        return Start(position_BG, draws)
+        return Start(position_BG, draws, used)
 
     def _take(self, row: Row, ids: list[int]) -> None:
         """Append settled or given tokens to a response, up to its end."""
