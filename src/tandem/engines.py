@@ -41,7 +41,14 @@ def training_engine(
     rollout, evaluation = config.rollout, config.evaluation
     rank = "" if world.first else f"-rank{world.rank}"
     costs = CostBook(folder / f"engine{rank}.json")
-    native = Engine(student, teachers, slots=rollout.slots, block=rollout.block, costs=costs)
+    native = Engine(
+        student,
+        teachers,
+        slots=rollout.slots,
+        block=rollout.block,
+        costs=costs,
+        cache_bytes=None if rollout.cache_gib is None else int(rollout.cache_gib * 2**30),
+    )
     if rollout.engine == "native":
         return native
     answers = 0 if evaluation is None else evaluation.max_new_tokens or 0

@@ -103,6 +103,16 @@ def _rollout(config: RunConfig, student: Shape, teachers: Mapping[str, Shape]) -
     # A teacher that writes completions has its cache before the student has its own.
     answers = any(source is not None and source.kind != "dataset" for source in sources)
     found: list[Part] = []
+    own = student.cache_values * BYTES[config.student.dtype]
+    # Teachers roll out one after another.
+    theirs = max(
+        shape.cache_values * BYTES[config.teachers_by_name()[name].dtype]
+        for name, shape in teachers.items()
+    )
+    if rollout.cache_gib is not None:
+        # The engine takes fewer rows where these would not fit.
+        row = length * (own + (theirs if blended else 0))
+        slots = max(1, min(slots, int(rollout.cache_gib * GIB) // row))
 
     def cache(role: str, width: int) -> Part:
         return Part(
@@ -112,14 +122,9 @@ def _rollout(config: RunConfig, student: Shape, teachers: Mapping[str, Shape]) -
             f"{slots} slots × {length} tokens × {width / 1024:.0f} KiB, all full",
         )
 
-    found.append(cache("student", student.cache_values * BYTES[config.student.dtype]))
+    found.append(cache("student", own))
     if blended or answers:
-        # Teachers roll out one after another.
-        widths = [
-            shape.cache_values * BYTES[config.teachers_by_name()[name].dtype]
-            for name, shape in teachers.items()
-        ]
-        found.append(cache("teacher", max(widths)))
+        found.append(cache("teacher", theirs))
     if rollout.engine == "vllm":
         # It sleeps, without either, while a GPU updates.
         copy = BYTES[config.student.dtype]

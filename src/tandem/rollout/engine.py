@@ -14,6 +14,7 @@ import torch
 
 from tandem.behaviours.base import Behaviour
 from tandem.rollout.attention import attending
+from tandem.rollout.budget import affordable, longest_row
 from tandem.rollout.costs import CostBook, measure_costs
 from tandem.rollout.graphs import Runner, runner_on
 from tandem.rollout.lane import Lane
@@ -23,7 +24,7 @@ from tandem.rollout.queue import Job
 from tandem.rollout.refusal import RequestRefused
 from tandem.rollout.session import Session, Terms
 from tandem.rollout.tally import Tally
-from tandem.types import Clock, Request, Rollout, Sampling, SignalSpec
+from tandem.types import Clock, Request, Rollout, Sampling, SignalSpec, limit_of
 
 
 class Engine:
@@ -31,8 +32,10 @@ class Engine:
 
     slots: rows decoded at once, at most. block: tokens that the student drafts before its teacher
     looks, from 1; `auto` chooses them each round from `costs`, measured where they are not in that
-    book yet. runner: for a device, what does rounds of fixed shapes there, or None. Raises
-    ValueError where a teacher does not speak the student's vocabulary.
+    book yet. cache_bytes: what keys and values may take, the student's and one teacher's together:
+    fewer rows are decoded at once where all at their longest would take more. runner: for a
+    device, what does rounds of fixed shapes there, or None. Raises ValueError where a teacher does
+    not speak the student's vocabulary.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class Engine:
         slots: int,
         block: Block = 1,
         costs: CostBook | None = None,
+        cache_bytes: int | None = None,
         runner: Callable[[torch.device], Runner | None] = runner_on,
     ) -> None:
         if slots < 1:
@@ -61,6 +65,7 @@ class Engine:
         self.block: Block = block
         self._runner = partial(runner, student.device)
         self.costs = CostBook() if costs is None else costs
+        self.cache_bytes = cache_bytes
 
     def generate(
         self,
@@ -104,18 +109,31 @@ class Engine:
         used = [self.student, *(self.teachers[name] for name in groups if name is not None)]
         with torch.inference_mode(), attending(used):
             for name, jobs in groups.items():
-                slots = min(self.slots, len(jobs))
                 speakers = [self.student] + ([] if name is None else [self.teachers[name]])
-                lanes = [self._lane(jobs, k, s, slots, sampling) for k, s in enumerate(speakers)]
+                limit, most, runner = sampling.max_new_tokens, widest(self.block), self._runner()
+                rows = affordable(
+                    jobs, speakers, limit=limit, widest=most, cache_bytes=self.cache_bytes
+                )
+                slots = min(self.slots, len(jobs), rows)
+                lanes = [
+                    Lane(
+                        speaker,
+                        rows=slots,
+                        capacity=longest_row(jobs, side, limit, widest=most),
+                        # A graph knows its buffers by where they lie.
+                        grows=runner is None,
+                    )
+                    for side, speaker in enumerate(speakers)
+                ]
                 session = Session(
                     jobs,
                     lanes,
                     terms,
                     slots=slots,
                     pace=self._pace(speakers, terms, name),
-                    widest=widest(self.block),
+                    widest=most,
                     deliver=results.__setitem__,
-                    runner=self._runner(),
+                    runner=runner,
                 )
                 session.run(progress)
                 if tally is not None:
@@ -139,14 +157,6 @@ class Engine:
     def close(self) -> None:
         """Nothing to do: nothing is kept between calls."""
 
-    def _lane(
-        self, jobs: list[Job], side: int, speaker: SpeakerLike, slots: int, sampling: Sampling
-    ) -> Lane:
-        prompts = [(job.request.student_ids, job.request.teacher_ids)[side] for job in jobs]
-        # The last token of a response is not fed, but drafts beyond it may be.
-        capacity = max(len(p) for p in prompts) + sampling.max_new_tokens + widest(self.block) - 2
-        return Lane(speaker, rows=slots, capacity=capacity)
-
     def _check_fits(self, request: Request, sampling: Sampling, *, taught: bool) -> None:
         """Refuse prompts that are empty, or too long for their model's context."""
         sides = [("student", self.student, request.student_ids)]
@@ -160,7 +170,7 @@ class Engine:
                 )
             teacher = self.teachers[request.teacher]
             sides.append((f"teacher {request.teacher!r}", teacher, request.teacher_ids))
-        new = sampling.max_new_tokens
+        new = limit_of(request, sampling.max_new_tokens)
         for name, speaker, prompt in sides:
             if not prompt:
                 raise RequestRefused(

@@ -32,12 +32,15 @@ class Prefilled:
 
 
 class Lane:
-    """A speaker with `rows` slots of `capacity` tokens. Rows 0 … B−1 are the live ones."""
+    """A speaker with `rows` slots of up to `capacity` tokens; see `SlotCache` for `grows`. Rows
+    0 … B−1 are the live ones."""
 
-    def __init__(self, speaker: SpeakerLike, *, rows: int, capacity: int) -> None:
+    def __init__(
+        self, speaker: SpeakerLike, *, rows: int, capacity: int, grows: bool = True
+    ) -> None:
         self.speaker = speaker
         layers = speaker.config.num_hidden_layers
-        self.cache = SlotCache(layers=layers, rows=rows, capacity=capacity)
+        self.cache = SlotCache(layers=layers, rows=rows, capacity=capacity, grows=grows)
         device = speaker.device
         # Per row, on the device: the token to feed next, and the position it will have.
         self._state = torch.zeros(2, rows, dtype=torch.int64, device=device)

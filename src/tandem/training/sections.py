@@ -16,6 +16,8 @@ class RolloutSettings(Settings):
     """How many responses a step is made of, and how long they may be.
 
     slots: sequences decoded at once; finished ones are replaced from the queue.
+    cache_gib: what keys and values may take while decoding, in GiB, both models' together; fewer
+    slots are used where all of them at their longest would take more.
     block: tokens that the student drafts before its teacher looks, wherever a behaviour consults
     one. The law of the responses does not depend on it, and in fp32 not even their tokens, up to
     rounding. auto: what pays best each round, by costs that are measured once and kept with the
@@ -32,6 +34,7 @@ class RolloutSettings(Settings):
     max_prompt_tokens: int = Field(gt=0)
     max_new_tokens: int = Field(gt=0)
     slots: int = Field(default=64, gt=0)
+    cache_gib: float | None = Field(default=None, gt=0)
     block: PositiveInt | Literal["auto"] = "auto"
     truncated: Literal["keep", "drop"]
     engine: Literal["native", "vllm"] = "native"
