@@ -189,12 +189,10 @@ def speed(device: str, *, small: bool) -> None:
         for s, body in enumerate(bodies)
     ]
     per_token = sum(bytes_per_token(s) for s in speakers)
-    print(
-        "\n| rows, context | student, ms | g = 1, ms | g = 4, ms | g = 8, ms | acceptance here ",
-        end="",
-    )
-    print("| student tok/s | g = 1 tok/s | g = 4 tok/s at .96 | g = 8 tok/s at .96 |")
-    print("|" + "---|" * 10)
+    head = ["rows, context", "student, ms", *(f"g = {g}, ms" for g in WIDTHS), "acceptance here"]
+    head += ["student tok/s", *(f"g = {g} tok/s at .96" for g in WIDTHS)]
+    print("\n| " + " | ".join(head) + " |")
+    print("|" + "---|" * len(head))
     for rows, context in [(2, 64), (8, 128)] if small else CONTEXTS:
         if device == "cuda" and rows * (context + 128) * per_token > free_bytes():
             print(f"| {rows}, {context} | left out: its keys and values do not fit |")
