@@ -59,15 +59,12 @@ def training_engine(
             student,
             slots=rollout.slots,
             longest=rollout.max_prompt_tokens + max(rollout.max_new_tokens, answers),
-            gap_limit=rollout.engine_gap,
         )
 
     return HandOver(native, start)
 
 
-def vllm_engine(
-    student: Speaker, *, slots: int, longest: int, gap_limit: float | None = None
-) -> VllmEngine:
+def vllm_engine(student: Speaker, *, slots: int, longest: int) -> VllmEngine:
     """vLLM with as much cache as the native engine takes when every slot is at its longest."""
     values = shape_of(student.config, source="the loaded model").cache_values
     return VllmEngine(
@@ -75,5 +72,4 @@ def vllm_engine(
         slots=slots,
         longest=longest,
         cache_per_token=values * student.dtype.itemsize,
-        gap_limit=gap_limit,
     )

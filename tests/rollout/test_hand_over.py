@@ -205,7 +205,7 @@ def test_a_vllm_of_another_device_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_limit_of_one_s_own_goes_before_the_dtype_s(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_vllm.install(monkeypatch)
-    with pytest.raises(ValueError, match=r"rollout\.engine_gap \(1e-30\)"):
+    with pytest.raises(ValueError, match=r"rounding explains \(1e-30\)"):
         vllm_generate(vllm_engine_of(student(tied=True), gap_limit=1e-30), requests(8))
 
 

@@ -224,8 +224,8 @@ def test_weights_that_vllm_was_not_given_are_refused(started: Started, engine: V
     change(started.student, 5)
     sentence = (
         r"vLLM's log-probs are \S+ nats per token from the student's own, more than "
-        r"rollout\.engine_gap \(0\.001\): its weights or its law are not the student's; set "
-        r"rollout\.engine=native, or raise the limit if this is rounding"
+        r"rounding explains \(0\.001\): its weights or its law are not the student's; set "
+        r"rollout\.engine=native"
     )
     with pytest.raises(ValueError, match=f"^{sentence}$"):
         generate(engine, requests(4))

@@ -92,7 +92,7 @@ def test_bfloat16_is_rounding_and_a_head_not_given_is_not() -> None:
             assert 1e-4 < float(gap) < 0.05
             with torch.no_grad():
                 speaker.head.weight.mul_(2.0)
-            with pytest.raises(ValueError, match=r"rollout\.engine_gap \(0\.05\)"):
+            with pytest.raises(ValueError, match=r"rounding explains \(0\.05\)"):
                 generate(engine, requests(64))
             change(speaker, 1)
             engine.refresh()

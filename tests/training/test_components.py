@@ -111,7 +111,7 @@ def test_what_is_nested_is_written_whole_and_loads_back(load: Callable[..., RunC
         (
             {"kind": "reverse_kl", "support": "full", "top_k": 3},
             "objective.objective: top_k is 3, but support full has no k: remove top_k, or use "
-            "support student_topk or teacher_topk.",
+            "support student_topk or teacher_topk",
         ),
     ],
 )

@@ -213,3 +213,13 @@ def test_no_component_has_more_than_twelve_fields_and_a_run_no_more_than_sixty(
     for union in (AnyTask, AnyBehaviour, AnyObjective):
         for cls in kinds(union).values():
             count(cls)
+
+
+@pytest.mark.parametrize("block", ["fast", 0, -1, True, 2.5])
+def test_a_block_is_auto_or_a_number_of_tokens(recipe: dict[str, Any], block: object) -> None:
+    recipe["rollout"]["block"] = block
+    with pytest.raises(ValueError) as refused:
+        config_from_dict(recipe)
+    assert str(refused.value) == (
+        f"rollout.block is {block!r}: give auto, or how many tokens to draft, 1 or more"
+    )

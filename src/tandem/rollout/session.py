@@ -178,12 +178,8 @@ class Session:
 
     def _start(self, position_BG: Tensor, place_BG: Tensor, used: tuple[int | None, ...]) -> Start:
         """What the round may use at these positions and places."""
-        flat = place_BG.flatten()
-        shape = place_BG.shape
-        draws = {
-            kind: table.index_select(0, flat).view(shape)
-            for kind, table in zip(self.kinds, self.draws, strict=True)
-        }
+        found = self.draws.index_select(1, place_BG.flatten()).view(-1, *place_BG.shape)
+        draws = dict(zip(self.kinds, found, strict=True))
         return Start(position_BG, draws, used)
 
     def _take(self, row: Row, ids: list[int]) -> None:

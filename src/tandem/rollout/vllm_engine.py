@@ -228,8 +228,8 @@ class VllmEngine:
         if not gap <= self._gap_limit:
             raise ValueError(
                 f"vLLM's log-probs are {gap:.3g} nats per token from the student's own, more than "
-                f"rollout.engine_gap ({self._gap_limit:g}): its weights or its law are not the "
-                "student's; set rollout.engine=native, or raise the limit if this is rounding"
+                f"rounding explains ({self._gap_limit:g}): its weights or its law are not the "
+                "student's; set rollout.engine=native"
             )
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from tandem.behaviours.base import Behaviour
 from tandem.objectives.base import Objective
 from tandem.settings import Settings
 from tandem.tasks.base import Split
+
+
+def _block(value: object) -> object:
+    if value != "auto" and (type(value) is not int or value < 1):
+        raise ValueError(f"block is {value!r}: give auto, or how many tokens to draft, 1 or more")
+    return value
 
 
 class RolloutSettings(Settings):
@@ -24,9 +30,7 @@ class RolloutSettings(Settings):
     run; a number makes two fresh runs agree to the last bit.
     max_prompt_tokens: longer prompts (in either model's template) are dropped and counted.
     truncated: whether responses that hit the length limit are trained on (keep) or not (drop).
-    engine: native does everything; vllm takes over wherever the student speaks alone. engine_gap:
-    how far vLLM's log-probs may be from the student's own, in nats per token on average; None is
-    0.001 for a float32 student and 0.05 for bfloat16.
+    engine: native does everything; vllm takes over wherever the student speaks alone.
     """
 
     prompts_per_step: int = Field(gt=0)
@@ -35,10 +39,9 @@ class RolloutSettings(Settings):
     max_new_tokens: int = Field(gt=0)
     slots: int = Field(default=64, gt=0)
     cache_gib: float | None = Field(default=None, gt=0)
-    block: PositiveInt | Literal["auto"] = "auto"
+    block: Annotated[int | Literal["auto"], BeforeValidator(_block)] = "auto"
     truncated: Literal["keep", "drop"]
     engine: Literal["native", "vllm"] = "native"
-    engine_gap: float | None = Field(default=None, gt=0)
 
 
 class OptimizerSettings(Settings):
