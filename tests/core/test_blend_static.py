@@ -10,7 +10,8 @@ from blend_rows import BUDGETS, exact, pair, solve
 from torch import Tensor
 
 from oracles import blend as oracle
-from tandem.core.blend_static import solve_static
+from tandem.core.blend import blend_logp
+from tandem.core.blend_static import blend_static, solve_static
 
 
 def tolerance(budget: float) -> float:
@@ -86,3 +87,16 @@ def test_it_is_the_blend_of_the_branching_solver() -> None:
         assert float((exponent - truth.exponent).abs().max()) < 3e-3
         assert float((spent - truth.kl).abs().max()) < 3e-3 * budget
         assert float((law.exp() - truth.logp.exp()).abs().sum(-1).max()) < 2e-3
+
+
+def test_given_exponents_give_the_blend_of_the_branching_form() -> None:
+    p, q = pair(40, 60, masked=0.1, one_sided=0.05)
+    exponents = torch.linspace(0, 1, 40)
+    truth, cost = blend_logp(student_logp=p, teacher_logp=q, exponent=exponents)
+    law, spent = blend_static(p, q, exponents)
+    torch.testing.assert_close(law.exp(), truth.exp(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(spent, cost, atol=3e-6, rtol=1e-4)
+    assert torch.equal(law[0], p[0]) and float(spent[0]) == 0.0
+    apart = torch.tensor([[0.0, -math.inf]])
+    law, spent = blend_static(apart, apart.flip(-1), 0.5)
+    assert torch.equal(law, apart) and spent.item() == 0.0

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rollout_models import (
     BLOCKS,
@@ -103,6 +103,15 @@ def test_without_budget_the_tokens_are_the_student_s(block: Block) -> None:
     forced=st.lists(st.lists(st.integers(0, 10), max_size=5), min_size=9, max_size=9),
     masked=st.sets(st.integers(1, 10), max_size=3),
     seed=st.integers(0, 99),
+)
+@example(
+    # A rounding moved the solver's last step, and with it the law by more than rounding.
+    block="auto",
+    slots=1,
+    limits=[None] * 9,
+    forced=[[], [], [0] * 4, [0] * 5, [0, 0], [0, 0], [0], [0] * 5, [10, 10, 1]],
+    masked={8},
+    seed=28,
 )
 def test_any_ragged_work_comes_out_as_one_token_at_a_time(
     block: Block,

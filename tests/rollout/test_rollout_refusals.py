@@ -74,7 +74,7 @@ def test_a_teacher_that_is_not_consulted_limits_nothing() -> None:
         (
             [Request(3, (1,), (1,))],
             {"sampling": Sampling(max_new_tokens=2, temperature=-1.0)},
-            "temperature is -1.0: give 0 (greedy) or a positive number",
+            "temperature is -1.0: give 0 (greedy) or a number from 0.001 to 1000",
         ),
     ],
 )

@@ -34,7 +34,7 @@ from tandem.core.blend_passes import (
     write_top,
 )
 from tandem.core.blend_search import Result, search
-from tandem.core.blend_static import PASSES, POINTS, solve_static
+from tandem.core.blend_static import PASSES, POINTS, blend_static, solve_static
 from tandem.core.bracket import Rows
 
 
@@ -96,6 +96,10 @@ def blend_logp(
     """
     student, teacher = _as_rows(student_logp, teacher_logp)
     lead = student_logp.shape[:-1]
+    if student.is_cuda:
+        rows = exponent.broadcast_to(lead).reshape(-1) if isinstance(exponent, Tensor) else exponent
+        law, spent = blend_static(student, teacher, rows)
+        return law.view(student_logp.shape), spent.view(lead)
     wanted = _host_rows(exponent, lead)
     if not ((wanted >= 0) & (wanted <= 1)).all():
         wrong = wanted[~((wanted >= 0) & (wanted <= 1))][0]

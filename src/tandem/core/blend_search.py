@@ -20,6 +20,8 @@ RELATIVE, ABSOLUTE = 1e-3, 5e-7
 NOISE, NOISE_KL = 2e-7, 2e-6
 # After these many passes every other one halves the bracket; after the last, the feasible end.
 HALVE_AFTER, MAX_PASSES = 5, 24
+# The largest last step, in exponent times log-ratio: it costs no pass.
+STEP = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +59,16 @@ def search(
         spent = beta * mean - log_z + pair.log_mass[at]
         below = spent <= room[at]
         close = np.abs(spent - room[at]) <= RELATIVE * allowed[at] + ABSOLUTE - NOISE
+        trial = beta
+        # Close is not the end of the road: where the search stops must not depend on rounding.
+        delta = np.zeros(len(at))
+        if dtype == torch.float32:
+            delta = _step(room[at] - spent, beta, variance, allowed=close, ratio=pair.jeffreys[at])
+        beta = beta + delta
+        log_z = log_z + delta * mean + delta * delta * variance / 2
         # What is kept is always feasible: a trial above the budget counts only if it is close.
-        found.keep(live, below | close, beta, spent, log_z)
+        found.keep(live, below | close, beta, spent + trial * variance * delta, log_z)
+        beta = trial
         found.passes[live] += 1
         # A bracket without a number inside is as narrow as it gets: its feasible end is kept.
         go_on = ~(close | (beta == bracket.low) | (beta == bracket.high))
@@ -72,6 +82,17 @@ def search(
     result.spent[rows] = np.where(found.exponent > 0, found.spent + pair.lost[rows], 0.0)
     result.passes[rows] = found.passes
     write_laws(pair, rows, found.exponent, found.log_z, dtype=dtype)
+
+
+def _step(left: Rows, beta: Rows, variance: Rows, *, allowed: Flags, ratio: Rows) -> Rows:
+    """Newton's step to the budget, dKL/dβ = β Var, where it is so small that its square leaves
+    nothing to see; else none. ratio: the scale of the log-ratios, nats: moments move with it."""
+    slope = beta * variance
+    step = left / np.where(slope > 0.0, slope, np.inf)
+    small = allowed & (np.abs(step) * (1.0 + ratio) <= STEP) & (beta + step < 1.0)
+    # To a number that the law can be written with.
+    step = _representable(beta + step, torch.float32) - beta
+    return np.where(small, step, 0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,9 @@ def solve_static(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """exponent [N], KL spent [N] and log μ [N, V] for fp32 log-probs [N, V]; see `solve_blend`.
 
-    The KL spent is ε to within 2e-3·ε + 5e-7, on the feasible side up to that much.
+    The KL spent is at most ε + 2e-3·ε + 5e-7. It is ε to within as much wherever √(2 KL) is smooth
+    on the scale of 1/729 of the exponents; two models that are sure of different tokens by some
+    hundred nats may be given less.
     """
     on = (student_logp > MASKED) & (teacher_logp > MASKED)
     p = student_logp.masked_fill(~on, -torch.inf)
@@ -71,6 +73,24 @@ def solve_static(
         torch.where(none, zero, spent)[:, 0],
         law,
     )
+
+
+@torch.no_grad()
+def blend_static(
+    student_logp: Tensor, teacher_logp: Tensor, exponent: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    """log μ_β [N, V] and KL(μ_β‖p) [N] at given exponents in [0, 1]; see `blend_logp`."""
+    on = (student_logp > MASKED) & (teacher_logp > MASKED)
+    mass = student_logp.masked_fill(~on, -torch.inf).logsumexp(-1, keepdim=True)
+    beta = budget_column(exponent, mass)
+    r = torch.where(on, teacher_logp - student_logp, 0.0)
+    tilted = torch.where(on, student_logp + beta * r, -torch.inf)
+    log_z = tilted.logsumexp(-1, keepdim=True)
+    law = torch.where(on, tilted - log_z, -torch.inf)
+    spent = beta * (law.exp() * r).sum(-1, keepdim=True) - log_z
+    none = ~torch.isfinite(mass) | (beta <= 0.0)
+    law = torch.where(none, student_logp, law)
+    return law, torch.where(none, torch.zeros_like(spent), spent.clamp(min=0.0))[:, 0]
 
 
 def budget_column(budget: float | Tensor, like: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ on, and with them every rounding error.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from time import perf_counter
 
 from tandem.rollout.graphs import Runner
 from tandem.rollout.lane import Lane
-from tandem.rollout.pace import CostTable, Pace
+from tandem.rollout.pace import CostTable, Pace, fitting
 from tandem.rollout.protocol import SpeakerLike
 from tandem.rollout.queue import Job
 from tandem.rollout.session import Session, Terms
@@ -54,7 +55,10 @@ class CostBook:
         self._tables[teacher] = table
         if self._path is not None:
             data = {name: asdict(one) for name, one in self._tables.items()}
-            self._path.write_text(json.dumps(data, indent=2), encoding="utf-8")
+            # All of it or nothing: a run that is killed here goes on with a table, or measures.
+            beside = self._path.with_name(f".{self._path.name}.partial")
+            beside.write_text(json.dumps(data, indent=2), encoding="utf-8")
+            beside.replace(self._path)
 
 
 def measure_costs(
@@ -62,17 +66,26 @@ def measure_costs(
     terms: Terms,
     *,
     slots: int,
+    row_bytes: int,
     runner: Callable[[], Runner | None] = lambda: None,
     now: Callable[[], float] = perf_counter,
 ) -> CostTable:
     """Seconds of a round under these terms, from short contexts, for 1 to
-    `slots` rows and 1 to 8 drafts. Call it where the engine would decode."""
+    `slots` rows and 1 to 8 drafts, as far as the engine would go. row_bytes: see `Pace`. Call it
+    where the engine would decode."""
     rows = sorted({min(4**k, slots) for k in range(8)})
-    seconds = tuple(
-        tuple(_seconds(speakers, terms, live, width, runner(), now) for width in WIDTHS)
-        for live in rows
-    )
-    return CostTable(tuple(rows), WIDTHS, seconds)
+
+    def line(live: int) -> tuple[float, ...]:
+        found: list[float] = []
+        for width in WIDTHS:
+            if found and width > fitting(live, row_bytes):
+                # Never chosen; only there so that there is something to interpolate towards.
+                found.append(found[-1] * width / WIDTHS[len(found) - 1])
+            else:
+                found.append(_seconds(speakers, terms, live, width, runner(), now))
+        return tuple(found)
+
+    return CostTable(tuple(rows), WIDTHS, tuple(line(live) for live in rows))
 
 
 def _seconds(
@@ -116,6 +129,10 @@ def _table(
     rows: Sequence[int], widths: Sequence[int], seconds: Sequence[Sequence[float]]
 ) -> CostTable:
     lines = tuple(tuple(float(x) for x in line) for line in seconds)
-    if len(lines) != len(rows) or any(len(line) != len(widths) for line in lines):
+    if not rows or not widths or len(lines) != len(rows):
         raise ValueError("a table of another shape")
+    if any(len(line) != len(widths) or not all(0 < x < math.inf for x in line) for line in lines):
+        raise ValueError("seconds that are none")
+    if any(list(axis) != sorted(set(axis)) for axis in (rows, widths)):
+        raise ValueError("an axis that does not rise")
     return CostTable(tuple(map(int, rows)), tuple(map(int, widths)), lines)

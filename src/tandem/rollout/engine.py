@@ -59,8 +59,8 @@ class Engine:
                     f"teacher {name!r} speaks (vocabulary size, end id) {taught} and the student "
                     f"{spoken}: make both speakers from one alignment"
                 )
-        if block != "auto" and block < 1:
-            raise ValueError(f"block is {block}: draft at least 1 token a round, or give 'auto'")
+        if block != "auto" and (type(block) is not int or block < 1):
+            raise ValueError(f"block is {block!r}: draft at least 1 token a round, or give 'auto'")
         self.student, self.teachers, self.slots = student, dict(teachers), slots
         self.block: Block = block
         self._runner = partial(runner, student.device)
@@ -86,7 +86,8 @@ class Engine:
         consults the teacher, and are None (its cache never made) where it does not.
         on_progress: told (tokens, sequences) done so far, once per round.
         tally: what the call cost is added to it.
-        Results depend on (seed, request), not on slots, blocks, order or company.
+        Results depend on (seed, request), not on slots, blocks, order or company: in fp32 up to
+        rounding, which may part two runs at a token whose draw it decides; in bf16 in law.
         Raises ValueError for requests that cannot be served: see `check`.
         """
         taught = behaviour.needs_teacher(clock)
@@ -147,7 +148,10 @@ class Engine:
             return Pace(block, None, row_bytes=row_bytes)
         if name not in self.costs:
             self.costs.keep(
-                name, measure_costs(speakers, terms, slots=self.slots, runner=self._runner)
+                name,
+                measure_costs(
+                    speakers, terms, slots=self.slots, row_bytes=row_bytes, runner=self._runner
+                ),
             )
         return Pace("auto", self.costs[name], row_bytes=row_bytes)
 
@@ -193,9 +197,9 @@ def check(requests: Sequence[Request], sampling: Sampling, *, vocabulary: int) -
         raise ValueError(
             f"max_new_tokens is {sampling.max_new_tokens}: ask for at least 1 new token"
         )
-    if not sampling.temperature >= 0.0:
+    if not (sampling.temperature == 0.0 or 1e-3 <= sampling.temperature <= 1e3):
         raise ValueError(
-            f"temperature is {sampling.temperature}: give 0 (greedy) or a positive number"
+            f"temperature is {sampling.temperature}: give 0 (greedy) or a number from 0.001 to 1000"
         )
     repeated = [i for i, n in Counter(r.id for r in requests).items() if n > 1]
     if repeated:

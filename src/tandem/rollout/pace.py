@@ -55,7 +55,7 @@ class Pace:
     def choose(self, rows: int, so_far: Tally, *, left: int) -> int:
         """Drafts for this round, at least 1. left: tokens that the longest response may still
         get."""
-        fits = min(left, SCRATCH_BYTES // (rows * self._row_bytes))
+        fits = min(left, fitting(rows, self._row_bytes))
         if self._block != "auto":
             return max(1, min(self._block, fits))
         costs = self._costs
@@ -63,6 +63,11 @@ class Pace:
         stays = (PRIOR_STAYED + so_far.stayed) / (PRIOR_TRIED + so_far.tried)
         widths = [g for g in WIDTHS if g <= fits] or [1]
         return max(widths, key=lambda g: expected_tokens(stays, g) / costs.at(rows, g))
+
+
+def fitting(rows: int, row_bytes: int) -> int:
+    """Drafts whose distributions fit in the scratch space, for so many rows; at least 1."""
+    return max(1, SCRATCH_BYTES // (rows * row_bytes))
 
 
 def widest(block: Block) -> int:

@@ -138,11 +138,13 @@ class Session:
         counts = [min(kept + 1, width) for kept in stayed]
         for lane in self.lanes:
             lane.note(counts)
-        before = self.news[0]
-        for row, ids, count in zip(self.rows, table, counts, strict=True):
+        drawn = kept = 0
+        for row, ids, count, staying in zip(self.rows, table, counts, stayed, strict=True):
+            before = len(row.ids)
             self._take(row, ids[:count])
-        drawn = self.news[0] - before
-        self._count(width, live, drawn, tried=sum(counts), stayed=sum(stayed))
+            taken = len(row.ids) - before
+            drawn, kept = drawn + taken, kept + min(taken, staying)
+        self._count(width, live, tokens=drawn, stayed=kept)
         self._retire_ended()
 
     def _on_device(self, live: int, width: int) -> Tensor:
@@ -192,7 +194,7 @@ class Session:
         row.ended |= len(row.ids) == row.limit
         self.news[0] += len(row.ids) - before
 
-    def _count(self, width: int, live: int, tokens: int, *, tried: int, stayed: int) -> None:
+    def _count(self, width: int, live: int, *, tokens: int, stayed: int) -> None:
         tally = self.tally
         tally.tokens += tokens
         tally.rounds += 1
@@ -202,7 +204,8 @@ class Session:
         if len(self.lanes) > 1:
             tally.teacher_tokens += live * width
             tally.teacher_rows += live
-        tally.tried += tried
+        # Drafts beyond an end are of no response, and say nothing of how well the two agree.
+        tally.tried += tokens
         tally.stayed += stayed
 
     def _retire_ended(self) -> None:
