@@ -157,12 +157,14 @@ def _sentence(error: ValidationError, cls: type[Settings], *, place: str, source
     if first["type"] == "missing":
         return f"{source.of(where)} lacks {where!r}; add it"
     if first["type"] in ("value_error", "assertion_error"):
+        if not where:
+            return message
         message = message.removesuffix(".")
         # A message that begins with its field would name it twice.
         own = where.rpartition(".")[2]
-        if own and message.startswith(f"{own} is "):
+        if message.startswith(f"{own} is "):
             return where + message.removeprefix(own)
-        return f"{where}: {message}" if where else message
+        return f"{where}: {message}"
     expected = message.removeprefix("Input ").split(", unable to")[0]
     return f"{where} is {first['input']!r} in {source.of(where)}, but it {expected}"
 
