@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from tandem.front.shapes import shape_of
 from tandem.models.speaker import Speaker
+from tandem.rollout.budget import GIB, bytes_per_token
 from tandem.rollout.costs import CostBook
 from tandem.rollout.engine import Engine
 from tandem.rollout.hand_over import HandOver
@@ -47,7 +47,7 @@ def training_engine(
         slots=rollout.slots,
         block=rollout.block,
         costs=costs,
-        cache_bytes=None if rollout.cache_gib is None else int(rollout.cache_gib * 2**30),
+        cache_bytes=cache_bytes(config),
     )
     if rollout.engine == "native":
         return native
@@ -64,12 +64,17 @@ def training_engine(
     return HandOver(native, start)
 
 
+def cache_bytes(config: RunConfig) -> int | None:
+    """What keys and values may take; None where the recipe does not say."""
+    gib = config.rollout.cache_gib
+    return None if gib is None else int(gib * GIB)
+
+
 def vllm_engine(student: Speaker, *, slots: int, longest: int) -> VllmEngine:
     """vLLM with as much cache as the native engine takes when every slot is at its longest."""
-    values = shape_of(student.config, source="the loaded model").cache_values
     return VllmEngine(
         student,
         slots=slots,
         longest=longest,
-        cache_per_token=values * student.dtype.itemsize,
+        cache_per_token=bytes_per_token(student),
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from transformers import PreTrainedConfig
 
 from tandem.behaviours import Student
-from tandem.engines import refuse_engine, training_engine
+from tandem.engines import cache_bytes, refuse_engine, training_engine
 from tandem.evaluation import EvaluationResult
 from tandem.evaluation import evaluate as grade_answers
 from tandem.front.doctor import examine, refuse_failed
@@ -133,7 +133,7 @@ def _completions(
     return Completions(
         encode=partial(written_ids, tokenizer=cast.student.tokenizer, alignment=alignment),
         prompt_of=requests.prompt_of,
-        sample=_sampler(teachers, slots=config.rollout.slots),
+        sample=_sampler(teachers, config),
         limit=config.rollout.max_new_tokens,
         samples_per_prompt=config.rollout.samples_per_prompt,
         seed=config.seed,
@@ -145,10 +145,13 @@ def _completions(
 
 
 def _sampler(
-    teachers: Mapping[str, Speaker], *, slots: int
+    teachers: Mapping[str, Speaker], config: RunConfig
 ) -> Callable[[list[Request], int], list[tuple[int, ...]]]:
     """Each teacher alone: requests, which it reads as the teacher, to at most n new tokens each."""
-    engines = {name: Engine(teacher, {}, slots=slots) for name, teacher in teachers.items()}
+    engines = {
+        name: Engine(teacher, {}, slots=config.rollout.slots, cache_bytes=cache_bytes(config))
+        for name, teacher in teachers.items()
+    }
 
     def sample(requests: list[Request], longest: int) -> list[tuple[int, ...]]:
         found: dict[int, tuple[int, ...]] = {}

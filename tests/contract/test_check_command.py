@@ -136,6 +136,25 @@ class Doubled(Behaviour):
         return Author.STUDENT
 '''
 
+DRAFTS = """
+from tandem.behaviours import SpeculativeKD
+from tandem.behaviours.base import Law
+
+
+class Careless(SpeculativeKD):
+    kind: str = "careless"
+
+    def __call__(self, **given):
+        law = super().__call__(**given)
+        return Law(law.logp, law.stats, RULE)
+"""
+
+RULES = {
+    "replaced by the student's own": "keeps=law.keeps, replacement=given['student_logp']",
+    "keeps all but what it should": "keeps=~law.keeps, replacement=law.replacement",
+    "one of the two": "keeps=law.keeps",
+}
+
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,3 +254,14 @@ def test_bad_input_is_one_sentence(arguments: list[str], sentence: str) -> None:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert result.output.strip() == sentence
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_for_drafts_that_draws_from_another_law_is_found(rule: str) -> None:
+    drafts = DRAFTS.replace("RULE", RULES[rule])
+    Path("mine.py").write_text(drafts)
+    options = ["top_k=2", "teacher_temperature=0.6"]
+    result = CliRunner().invoke(app, ["check", "mine.py:Careless", *options])
+    assert result.exit_code == 1, result.output
+    (found,) = [line for line in result.output.splitlines() if line.startswith("FAIL")]
+    assert found.startswith("FAIL a rule of its own for drafts draws from its law: ")

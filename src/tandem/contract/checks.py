@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from tandem.behaviours.base import Behaviour
+from tandem.behaviours.base import Behaviour, Law
 from tandem.behaviours.student import Student
 from tandem.contract.enumeration import (
     World,
@@ -26,6 +26,7 @@ from tandem.types import Author, Clock
 # The laws are fp32; their sums and the blend's exponent are not exact.
 LAW_TOLERANCE = 1e-5
 SEEDS = (1, 2, 3)
+OWN_RULE = "a rule of its own for drafts draws from its law"
 CLOCKS = (Clock(0, 20), Clock(3, 20), Clock(19, 20))
 
 
@@ -42,6 +43,7 @@ def check_behaviour(behaviour: Behaviour) -> list[Finding]:
         _forbidden_ids_stay_forbidden(behaviour, worlds),
         _rows_do_not_meet(behaviour, worlds),
         _says_when_it_is_the_student(behaviour, worlds),
+        _its_own_rule_draws_from_its_law(behaviour, worlds),
     ]
 
 
@@ -133,6 +135,22 @@ def _says_when_it_is_the_student(behaviour: Behaviour, worlds: Sequence[World]) 
     return Finding(claim, worst < LAW_TOLERANCE, f"largest difference {worst:.1e}")
 
 
+def _its_own_rule_draws_from_its_law(behaviour: Behaviour, worlds: Sequence[World]) -> Finding:
+    """log μ = log(p·keeps + (Σ p over the rest)·replacement), where a law has a rule of its own."""
+    worst = 0.0
+    for world in worlds:
+        law = _whole_law(behaviour, world)
+        if law.keeps is None or law.replacement is None:
+            if (law.keeps is None) != (law.replacement is None):
+                return Finding(OWN_RULE, False, "it gives one of `keeps` and `replacement`")
+            continue
+        p = torch.softmax(world.student_logits, -1)
+        rest = p.masked_fill(law.keeps, 0.0).sum(-1, keepdim=True)
+        drawn = p * law.keeps + rest * law.replacement.double().exp()
+        worst = max(worst, float((drawn - law.logp.double().exp()).abs().max()))
+    return Finding(OWN_RULE, worst < LAW_TOLERANCE, f"largest difference {worst:.1e}")
+
+
 def _follows_what_it_declares(objective: Objective, behaviour: Behaviour) -> Finding:
     claim = f"under {behaviour.kind}: follows what it declares"
     worst, size = 0.0, 0.0
@@ -205,14 +223,17 @@ def _at_rest_where_the_models_agree(objective: Objective) -> Finding:
 
 
 def _raw_law(behaviour: Behaviour, world: World, *, position: int = 0) -> Tensor:
+    return _whole_law(behaviour, world, position=position).logp.double()
+
+
+def _whole_law(behaviour: Behaviour, world: World, *, position: int = 0) -> Law:
     n = world.teacher_logp.shape[0]
-    law = behaviour(
+    return behaviour(
         student_logp=torch.log_softmax(world.student_logits, -1).float(),
         teacher_logp=(world.teacher_logp.float() if behaviour.needs_teacher(world.clock) else None),
         clock=world.clock,
         position=torch.arange(position, position + n),
     )
-    return law.logp.double()
 
 
 def _row(world: World, i: int) -> World:

@@ -42,7 +42,7 @@ def solve_static(
     mean_p = (weight_p * r).sum(-1, keepdim=True)
     r = torch.where(on, r - mean_p, 0.0)  # the KL does not change, and its rounding is less
     lost = torch.where(together, -mass_p, torch.inf).clamp(min=0.0)
-    room = budget_column(budget, lost) - lost
+    room = _column(budget, lost) - lost
     top_kl = (q.exp() * r).sum(-1, keepdim=True) + mean_p
     low = torch.zeros_like(room)
     high = torch.ones_like(room)
@@ -82,7 +82,7 @@ def blend_static(
     """log μ_β [N, V] and KL(μ_β‖p) [N] at given exponents in [0, 1]; see `blend_logp`."""
     on = (student_logp > MASKED) & (teacher_logp > MASKED)
     mass = student_logp.masked_fill(~on, -torch.inf).logsumexp(-1, keepdim=True)
-    beta = budget_column(exponent, mass)
+    beta = _column(exponent, mass)
     r = torch.where(on, teacher_logp - student_logp, 0.0)
     tilted = torch.where(on, student_logp + beta * r, -torch.inf)
     log_z = tilted.logsumexp(-1, keepdim=True)
@@ -93,11 +93,11 @@ def blend_static(
     return law, torch.where(none, torch.zeros_like(spent), spent.clamp(min=0.0))[:, 0]
 
 
-def budget_column(budget: float | Tensor, like: Tensor) -> Tensor:
-    """ε as a column [N, 1]."""
-    if isinstance(budget, Tensor):
-        return budget.to(like.dtype).expand(like.shape[:1]).unsqueeze(-1)
-    return torch.full_like(like, budget)
+def _column(value: float | Tensor, like: Tensor) -> Tensor:
+    """A number, or one of each row, as a column [N, 1]."""
+    if isinstance(value, Tensor):
+        return value.to(like.dtype).expand(like.shape[:1]).unsqueeze(-1)
+    return torch.full_like(like, value)
 
 
 class _Ends:

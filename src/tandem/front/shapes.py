@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from tandem.models.loading import locate
+from tandem.rollout.budget import cache_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +39,9 @@ def shape_of(config: PretrainedConfig, *, source: str) -> Shape:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     fields = config.to_dict()
-    heads = fields["num_attention_heads"]
-    head_dim = fields.get("head_dim") or fields["hidden_size"] // heads
-    kv_heads = fields.get("num_key_value_heads") or heads
     return Shape(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        cache_values=2 * fields["num_hidden_layers"] * kv_heads * head_dim,
+        cache_values=cache_values(config),
         layers=fields["num_hidden_layers"],
         hidden=fields["hidden_size"],
         intermediate=fields["intermediate_size"],

@@ -36,7 +36,7 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class Settled:
     """ids [B, g] with the scores of all g, and how many drafts stayed [B]: they are settled, and so
     is the token after them, where there is one."""
 
@@ -65,14 +65,14 @@ class Rule:
         return (Draw.DRAFT, Draw.ACCEPT, Draw.RESIDUAL) if taught else (Draw.DRAFT,)
 
 
-def advance(lanes: Sequence[Lane], rule: Rule, start: Start) -> Block:
+def advance(lanes: Sequence[Lane], rule: Rule, start: Start) -> Settled:
     """Draft, score, settle: the next 1 to g tokens of every row."""
     if len(lanes) == 1:
         return _alone(lanes[0], rule, start)
     return _verified(lanes[0], lanes[1], rule, start)
 
 
-def _alone(lane: Lane, rule: Rule, start: Start) -> Block:
+def _alone(lane: Lane, rule: Rule, start: Start) -> Settled:
     """Tokens whose law reads the student only, drawn from it one after the other."""
     rows, width = start.position.shape
     token_B1, drafts, logps, laws = lane.next_tokens[:rows], [], [], []
@@ -100,10 +100,10 @@ def _alone(lane: Lane, rule: Rule, start: Start) -> Block:
         teacher_hidden=None,
         stats={name: _stacked(values) for name, values in stats.items()},
     )
-    return Block(ids, torch.full_like(ids[:, 0], ids.shape[1]), scores)
+    return Settled(ids, torch.full_like(ids[:, 0], ids.shape[1]), scores)
 
 
-def _verified(student: Lane, teacher: Lane, rule: Rule, start: Start) -> Block:
+def _verified(student: Lane, teacher: Lane, rule: Rule, start: Start) -> Settled:
     """The student's drafts, judged by the law that reads the teacher too."""
     # The first token is each model's own: the last of its prompt, while nothing is settled yet.
     rows, width = start.position.shape
@@ -146,7 +146,7 @@ def _verified(student: Lane, teacher: Lane, rule: Rule, start: Start) -> Block:
         teacher_hidden=hidden,
         stats=law.stats,
     )
-    return Block(ids, stayed, scores)
+    return Settled(ids, stayed, scores)
 
 
 def scored(lanes: Sequence[Lane], hidden: Sequence[Tensor], rule: Rule, position: Tensor) -> Scores:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from transformers import PreTrainedConfig
+
 from tandem.rollout.protocol import SpeakerLike
 from tandem.rollout.queue import Job
 from tandem.rollout.refusal import RequestRefused
@@ -12,12 +14,19 @@ from tandem.types import limit_of
 GIB = 2**30
 
 
+def cache_values(config: PreTrainedConfig) -> int:
+    """Numbers that keys and values of one token take in every layer."""
+    fields = config.to_dict()
+    queries = fields["num_attention_heads"]
+    # Older families leave these two out: a key head per query head, of an equal share each.
+    heads = fields.get("num_key_value_heads") or queries
+    size = fields.get("head_dim") or fields["hidden_size"] // queries
+    return 2 * fields["num_hidden_layers"] * heads * size
+
+
 def bytes_per_token(speaker: SpeakerLike) -> int:
     """Keys and values of one token in every layer."""
-    config = speaker.config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * heads * size * speaker.dtype.itemsize
+    return cache_values(speaker.config) * speaker.dtype.itemsize
 
 
 def longest_row(jobs: Sequence[Job], side: int, limit: int, *, widest: int) -> int:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from tandem.behaviours.base import Behaviour
-from tandem.rollout.block import Rule, Start, advance, scored
+from tandem.rollout.block import Rule, Start, advance
+from tandem.rollout.given import record_given
 from tandem.rollout.graphs import Runner, bucket_of_rows, bucket_of_slots
 from tandem.rollout.lane import Lane
 from tandem.rollout.pace import Pace
@@ -25,8 +26,6 @@ from tandem.rollout.tally import Tally
 from tandem.types import Clock, Ended, Rollout, Sampling, SignalSpec, limit_of
 
 BASE, POSITION = 0, 1
-# One distribution of the given tokens that are scored at once.
-GIVEN_BYTES = 2**26
 
 
 @dataclass(slots=True)
@@ -202,7 +201,6 @@ class Session:
         tally.slot_rounds += self.slots
         tally.student_tokens += live * width
         if len(self.lanes) > 1:
-            tally.teacher_tokens += live * width
             tally.teacher_rows += live
         # Drafts beyond an end are of no response, and say nothing of how well the two agree.
         tally.tried += tokens
@@ -245,7 +243,15 @@ class Session:
             begun = torch.tensor([[slot * self.limit for slot in there], given], device=device)
             self.state.index_copy_(1, torch.tensor(here, device=device), begun)
             if admission.hidden is not None:
-                self._score_given(admission.jobs, there, admission.hidden)
+                record_given(
+                    admission.jobs,
+                    there,
+                    admission.hidden,
+                    lanes=self.lanes,
+                    rule=self.rule,
+                    recorder=self.recorder,
+                    length=self.limit,
+                )
             for place, slot, job in zip(here, there, admission.jobs, strict=True):
                 row = Row(job, slot, limit_of(job.request, self.limit))
                 self._take(row, list(job.request.forced_ids))
@@ -255,25 +261,6 @@ class Session:
                     self.rows[place] = row
             started += count
         return started
-
-    def _score_given(
-        self, jobs: Sequence[Job], slots: Sequence[int], hidden: Sequence[Tensor]
-    ) -> None:
-        """Record the given tokens of jobs that start in these slots; hidden: [n, P, H] of each
-        lane, over what was prefilled."""
-        place, ids, position, prompts = given_tokens(jobs, slots, self.limit, len(self.lanes))
-        device = self.state.device
-        flat = [
-            states.flatten(0, 1).index_select(0, (row * states.shape[1] + at).to(device))
-            for states, (row, at) in zip(hidden, prompts, strict=True)
-        ]
-        table = torch.stack([place, ids, position]).to(device)
-        size = max(1, GIVEN_BYTES // (4 * self.student.vocabulary_size))
-        for start in range(0, len(ids), size):
-            some = slice(start, start + size)
-            place_N, ids_N, position_N = table[:, some]
-            scores = scored(self.lanes, [states[some] for states in flat], self.rule, position_N)
-            self.recorder.write(place_N[:, None], ids_N[:, None], scores)
 
     def _compact(self, holes: list[int]) -> None:
         """Move rows from the end of the batch into its holes, so that live rows come first."""
@@ -314,19 +301,3 @@ class Session:
             signal=self.recorder.signal(record),
             student_entropy=record.get("student_entropy"),
         )
-
-
-def given_tokens(
-    jobs: Sequence[Job], slots: Sequence[int], length: int, lanes: int
-) -> tuple[Tensor, Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
-    """All N given tokens of these jobs: their places, ids and positions [N], and per lane the row
-    [N] and the index in its opening [N] of the token before each."""
-    counts = torch.tensor([len(job.request.forced_ids) for job in jobs])
-    row = torch.repeat_interleave(torch.arange(len(jobs)), counts)
-    first = counts.cumsum(0) - counts
-    position = torch.arange(int(counts.sum())) - first[row]
-    ids = torch.tensor([i for job in jobs for i in job.request.forced_ids])
-    place = torch.tensor(slots)[row] * length + position
-    prompts = [(job.request.student_ids, job.request.teacher_ids)[:lanes] for job in jobs]
-    before = [torch.tensor([len(p[k]) - 1 for p in prompts])[row] + position for k in range(lanes)]
-    return place, ids, position, [(row, at) for at in before]

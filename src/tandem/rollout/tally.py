@@ -10,10 +10,10 @@ class Tally:
     """Counts over one or several calls of an engine.
 
     tokens: drawn and kept in responses. rounds: settlings. row_rounds: live rows, summed over
-    rounds; slot_rounds: rows there was room for, likewise. student_tokens, teacher_tokens: tokens
-    fed to each while decoding (prompts apart). teacher_rows: row_rounds in which the teacher
-    looked. tried, stayed: drafts that were judged, and those of them that stayed; all do
-    where nobody judges.
+    rounds; slot_rounds: rows there was room for, likewise. student_tokens: tokens fed to the
+    student while decoding (prompts apart). teacher_rows: row_rounds in which the teacher looked.
+    tried, stayed: drafts that were judged, and those of them that stayed; all do where nobody
+    judges.
     """
 
     tokens: int = 0
@@ -21,7 +21,6 @@ class Tally:
     row_rounds: int = 0
     slot_rounds: int = 0
     student_tokens: int = 0
-    teacher_tokens: int = 0
     teacher_rows: int = 0
     tried: int = 0
     stayed: int = 0
