@@ -130,7 +130,7 @@ class Arithmetic(Task):
         steps = completion.split("=")
         if not all(_CHAIN.fullmatch(step) for step in steps) or not _NUMBER.fullmatch(steps[-1]):
             return Grade(correct=False, answered=False, reason="no answer")
-        return Grade(correct=steps[-1] == prompt.answer, answered=True)
+        return Grade(correct=steps[-1] == prompt.answer, answered=True, answer=steps[-1])
 
     def steps_right(self, prompt: Prompt, completion: str) -> bool:
         """Whether every written step is right too."""

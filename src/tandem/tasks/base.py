@@ -36,11 +36,13 @@ class Prompt:
 @dataclass(frozen=True, slots=True)
 class Grade:
     """`correct`: the answer is right. `answered`: an answer was found at all.
-    `reason`: empty, or why there is none ("no answer", "timeout", ...)."""
+    `reason`: empty, or why there is none ("no answer", "timeout", ...). `answer`: what was read off
+    the completion, as votes are counted by; empty where there is none."""
 
     correct: bool
     answered: bool
     reason: str = ""
+    answer: str = ""
 
 
 class Task(Settings, ABC):
