@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from tandem.evaluation.intervals import paired_difference
 
-# The upper Wilson bound of 0 in 30: z² / (30 + z²) with z = 1.959964.
-OPEN = 0.113513
+# The upper bound of 0 in 30: t² / (30 + t²) with t(0.975, 29) = 2.045230.
+OPEN = 0.1223699
 
 
-@pytest.mark.parametrize("difference", [0.0, 0.5, 1.0, -1.0])
-def test_equal_differences_do_not_claim_certainty(difference: float) -> None:
+@pytest.mark.parametrize("difference", [0.0, 1.0, -1.0])
+def test_equal_differences_of_extremes_leave_open_what_both_sides_do(difference: float) -> None:
     before = {str(i): max(0.0, -difference) for i in range(30)}
     after = {key: value + difference for key, value in before.items()}
     found = paired_difference(after, before)
     assert found.mean == difference
-    assert found.low == pytest.approx(difference - OPEN * (1 + difference), abs=1e-6)
-    assert found.high == pytest.approx(difference + OPEN * (1 - difference), abs=1e-6)
+    # Scores without spread have no correlation: the two sides' distances add in squares.
+    ways = {0.0: (OPEN, OPEN), 1.0: (math.sqrt(2) * OPEN, 0.0), -1.0: (0.0, math.sqrt(2) * OPEN)}
+    down, up = ways[difference]
+    assert found.low == pytest.approx(difference - down, abs=1e-6)
+    assert found.high == pytest.approx(difference + up, abs=1e-6)
+
+
+def test_the_same_scores_on_both_sides_do_not_claim_certainty() -> None:
+    for scores in ([0.0, 1.0] * 15, [0.25, 0.75] * 15, [0.5] * 30):
+        side = {str(i): score for i, score in enumerate(scores)}
+        found = paired_difference(side, side)
+        assert found.mean == 0.0
+        assert found.low < -0.02 and found.high > 0.02
 
 
 def test_two_unlike_models_that_happen_to_agree_are_covered() -> None:
