@@ -73,7 +73,7 @@ def test_a_run_leaves_every_file_and_can_be_judged_and_reported(
     folder = tmp_path / "runs" / "tiny"
     left = {path.name for path in folder.iterdir()}
     files = {"config.yaml", "metrics.jsonl", "samples.jsonl", "environment.json", "report.html"}
-    assert left == files | {"checkpoints", "final"}
+    assert left == files | {"checkpoints", "final", "best", "evaluations"}
 
     judged = CliRunner().invoke(app, ["eval", "runs/tiny"])
     assert judged.exit_code == 0, judged.output

@@ -21,6 +21,7 @@ import torch
 
 from tandem.engines import refuse_engine, vllm_engine
 from tandem.evaluation import EvaluationResult
+from tandem.evaluation.record import forget_after
 from tandem.models.loading import LoadedModel, load_model
 from tandem.models.settings import ModelSettings
 from tandem.models.speaker import Speaker
@@ -41,6 +42,7 @@ from tandem.training.config import (
 )
 from tandem.training.environment import environment
 from tandem.training.events import Finished, Listener, Note, Phase, Saved, Started, silent
+from tandem.training.keeping import BEST, SELECTED, Selected, keeping_best
 from tandem.training.loop import LoopEnd, Run, train_loop
 from tandem.training.model_card import save_final
 from tandem.training.parallel import World, open_world, resolve_device
@@ -55,8 +57,9 @@ Progress = Callable[[int, int], None]
 class TrainResult:
     """What a run leaves behind.
 
-    folder: config.yaml, metrics.jsonl, samples.jsonl, report.html, checkpoints/ and, if the run
-    was not interrupted, final/. steps: optimiser steps taken. metrics: the last value of each key.
+    folder: config.yaml, metrics.jsonl, samples.jsonl, report.html, evaluations/, checkpoints/ and,
+    if the run was not interrupted, final/; best/ where it was watched on validation problems.
+    steps: optimiser steps taken. metrics: the last value of each key.
     """
 
     folder: Path
@@ -156,6 +159,7 @@ def _train(
         (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     run, student = assemble(config, folder, world, listener)
     start = _continue(run) if resume else 0
+    _keep_best(run, student)
     listener(Started(folder, start, config.training.steps))
     if world.first:
         facts = environment(config, world, resumed_at=start)
@@ -187,6 +191,28 @@ def _train(
         write_report(folder)
     listener(Finished(end.step, end.interrupted))
     return end
+
+
+def _keep_best(run: Run, student: LoadedModel) -> None:
+    """Let evaluations on validation problems, and on no others, keep the best model as best/."""
+    settings = run.config.evaluation
+    if run.evaluate is None or settings is None or settings.split != "validation":
+        return
+    if not run.world.first:
+        return
+    best = run.folder / BEST
+
+    def save(now: Selected, metrics: dict[str, float]) -> None:
+        save_final(
+            best,
+            student=student,
+            silenced_ids=_silenced(student, run.module.student.alignment),
+            config=run.config,
+            metrics=metrics,
+            beside={SELECTED: now.text()},
+        )
+
+    run.evaluate = keeping_best(run.evaluate, best=best, save=save)
 
 
 def _silenced(student: LoadedModel, alignment: Alignment) -> list[int]:
@@ -237,4 +263,5 @@ def _continue(run: Run) -> int:
         for name in ("metrics.jsonl", "samples.jsonl"):
             # Without a checkpoint everything is done again, the evaluation before training too.
             LineLog(folder / name).cut(start if found else -1)
+        forget_after(folder, start if found else -1)
     return start

@@ -14,6 +14,7 @@ from tandem.behaviours import Student
 from tandem.engines import cache_bytes, refuse_engine, training_engine
 from tandem.evaluation import EvaluationResult
 from tandem.evaluation import evaluate as grade_answers
+from tandem.evaluation.record import write_step
 from tandem.front.doctor import examine, refuse_failed
 from tandem.front.memory import parts, peak
 from tandem.front.shapes import Shape, shape_of
@@ -94,7 +95,7 @@ def assemble(
         requests=requests,
         completions=completions,
         decode=lambda rollout: decode_response(student.tokenizer, rollout.ids, alignment),
-        evaluate=_evaluator(config, engine, student, alignment, world),
+        evaluate=_evaluator(config, folder, engine, student, alignment, world),
         tracker=tracker,
         listener=warn_of_idle_steps(listener, config),
     )
@@ -203,6 +204,7 @@ def _step_module(
 
 def _evaluator(
     config: RunConfig,
+    folder: Path,
     engine: RolloutEngine,
     student: LoadedModel,
     alignment: Alignment,
@@ -213,7 +215,6 @@ def _evaluator(
         return None
 
     def evaluate_now(step: int, on_progress: Progress) -> dict[str, float]:
-        del step
         result = grade(
             settings,
             task=config.task,
@@ -226,6 +227,8 @@ def _evaluator(
             on_progress=on_progress,
             world=world,
         )
+        if world.first:
+            write_step(folder, step, result, split=settings.split)
         return result.metrics()
 
     return evaluate_now

@@ -27,12 +27,13 @@ def save_final(
     silenced_ids: Sequence[int],
     config: RunConfig,
     metrics: dict[str, float],
+    beside: Mapping[str, str] | None = None,
 ) -> None:
     """Write weights, tokenizer, end ids and model card to `folder`, whole or not at all.
 
     Raises ValueError where the disk does not take it.
 
-    silenced_ids: ids that never occurred while the student learnt, the teacher's end ids above all.
+    beside: further files, name to text. silenced_ids: ids that never occurred while the student learnt, the teacher's end ids above all.
     generation_config.json suppresses them, so that the law is the same wherever it is loaded.
     """
     partial = folder.with_name(f".partial-{folder.name}")
@@ -47,7 +48,8 @@ def save_final(
         model.generation_config.suppress_tokens = list(silenced_ids) or None
     with refused_writes("final model", folder.parent, "go on with --resume"):
         try:
-            _write(partial, student, model_card(config, metrics))
+            texts = {**(beside or {}), "README.md": model_card(config, metrics)}
+            _write(partial, student, texts)
         except BaseException:
             if partial.exists():
                 shutil.rmtree(partial)
@@ -60,7 +62,7 @@ def save_final(
         shutil.rmtree(old)
 
 
-def _write(folder: Path, student: LoadedModel, card: str) -> None:
+def _write(folder: Path, student: LoadedModel, texts: Mapping[str, str]) -> None:
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -69,7 +71,8 @@ def _write(folder: Path, student: LoadedModel, card: str) -> None:
         if bars:
             logging.enable_progress_bar()
     student.tokenizer.save_pretrained(folder)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
     sync_folder(folder)
 
 
