@@ -1,0 +1,100 @@
+"""The tables of a study: its rows at the main point, then each value of each axis."""
+
+from __future__ import annotations
+
+from tandem.evaluation.record import Record, read_record
+from tandem.studies.choosing import described, sweep_notes
+from tandem.studies.grid import MAIN, Point, points, varied_rows
+from tandem.studies.rating import Rated, compared, zero_like
+from tandem.studies.study_folder import FINAL, SELECTED, Planned, StudyFolder, cell_end
+from tandem.studies.tables import ResultTable
+
+KINDS = ((FINAL, "final model"), (SELECTED, "best model on validation"))
+
+
+def study_tables(study: StudyFolder, *, baseline: str | None = None) -> list[ResultTable]:
+    """Every table of a study, of what is done so far. baseline: another row than the declared.
+
+    Raises ValueError where no two rows have finished runs yet, or the baseline is no row.
+    """
+    base = baseline or study.file.baseline
+    if base not in study.file.rows:
+        raise ValueError(
+            f"{base!r} is no row of this study; there are {', '.join(study.file.rows)}"
+        )
+    tables = [
+        table
+        for point in points(study.file)
+        for name, kind in KINDS
+        if (table := _table(study, point, name, kind, base)) is not None
+    ]
+    if not tables:
+        raise ValueError(f"{study.path} has no results to compare yet: finish it with tandem study")
+    return tables
+
+
+def _table(study: StudyFolder, point: Point, name: str, kind: str, base: str) -> ResultTable | None:
+    """One table; None where the baseline or all others lack runs."""
+    rows = varied_rows(study.file, point)
+    if base not in rows:
+        rows = [base, *rows]
+    rated: list[Rated] = []
+    notes: list[str] = []
+    seeds = len(study.file.seeds.reporting)
+    for row in rows:
+        found, diverged = _records(study, point, row, name)
+        if len(found) < seeds:
+            notes.append(f"{study.file.title(row)}: {len(found)} of {seeds} runs are done.")
+        # A pair of seeds is the least that can be compared by seeds.
+        if len(found) < min(2, seeds):
+            continue
+        rated.append(Rated(study.file.title(row), found, _setting(study, row)))
+        if diverged:
+            notes.append(
+                f"{study.file.title(row)}: {len(diverged)} of {len(found)} runs diverged (seeds "
+                f"{', '.join(map(str, diverged))}) and score 0."
+            )
+    labels = [one.label for one in rated]
+    if len(rated) < 2 or study.file.title(base) not in labels:
+        return None
+    notes += sweep_notes(study.file)
+    title = f"{study.file.name}, {_where(study, point)}: {kind}"
+    return compared(title, rated, baseline=study.file.title(base), notes=notes)
+
+
+def _records(
+    study: StudyFolder, point: Point, row: str, name: str
+) -> tuple[dict[int, Record], list[int]]:
+    """Seed to evaluation of a row's finished runs, and the seeds of those that diverged."""
+    found: dict[int, Record] = {}
+    diverged: list[int] = []
+    for cell in _cells(study, point, row):
+        record, end = read_record(study.run(cell), name), cell_end(study.run(cell))
+        if record is not None:
+            found[cell.seed] = record
+        elif end is not None and end.diverged:
+            diverged.append(cell.seed)
+    # Without any model of this row there is nothing to say on which problems it scores 0.
+    if found:
+        any_record = next(iter(found.values()))
+        found |= {seed: zero_like(any_record) for seed in diverged}
+    return dict(sorted(found.items())), diverged
+
+
+def _cells(study: StudyFolder, point: Point, row: str) -> list[Planned]:
+    """A row's runs at a point: those of the main table where the axis leaves the row alone."""
+    at = point if row in varied_rows(study.file, point) else MAIN
+    return [cell for cell in study.cells("reporting", at) if cell.row == row]
+
+
+def _setting(study: StudyFolder, row: str) -> str:
+    sweep = study.file.rows[row].sweep
+    chosen = study.chosen.get(row)
+    return described(sweep[chosen["chosen"]]) if chosen and len(sweep) > 1 else ""
+
+
+def _where(study: StudyFolder, point: Point) -> str:
+    if not point.axis:
+        return "main table"
+    axis = study.file.axes[point.axis]
+    return f"{axis.title or point.axis} {point.value}"

@@ -1,0 +1,154 @@
+"""Tables of results: the same digits as Markdown, CSV and HTML."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from tandem.evaluation.comparisons import Comparison
+from tandem.evaluation.intervals import Interval
+from tandem.studies.page import table
+from tandem.studies.report import page
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One row: a method or a model. score: pass@1 with its interval. against: its comparison with
+    the baseline; None for the baseline itself. setting: what tuning chose."""
+
+    label: str
+    runs: int
+    score: Interval
+    against: Comparison | None = None
+    setting: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ResultTable:
+    """Rows that were compared with one of them. notes: how, and what they cannot say."""
+
+    title: str
+    baseline: str
+    lines: tuple[Line, ...]
+    notes: tuple[str, ...]
+
+
+# Columns as they are shown; the CSV file takes intervals apart.
+_COLUMNS = (
+    "",
+    "runs",
+    "pass@1 [95 %]",
+    "difference [95 %]",
+    "corrected",
+    "p",
+    "Holm p",
+    "verdict",
+    "detectable",
+)
+_CSV = (
+    *("table", "row", "setting", "runs", "pass@1", "low", "high"),
+    *("difference", "difference_low", "difference_high", "corrected_low", "corrected_high"),
+    *("p", "holm_p", "verdict", "detectable"),
+)
+
+
+def as_markdown(tables: Sequence[ResultTable]) -> str:
+    """Headings, pipes and notes."""
+    parts: list[str] = []
+    for one in tables:
+        header, rows = _shown(one)
+        lines = [header, ["---"] * len(header), *rows]
+        grid = "\n".join("| " + " | ".join(map(_in_markdown, cells)) + " |" for cells in lines)
+        notes = "\n".join(f"* {_in_markdown(note)}" for note in one.notes)
+        parts.append(f"## {_in_markdown(one.title)}\n\n{grid}\n\n{notes}\n")
+    return "\n".join(parts)
+
+
+def as_csv(tables: Sequence[ResultTable]) -> str:
+    """All tables in one, points and per cent as numbers; empty where the baseline has none."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(_CSV)
+    for one in tables:
+        for line in one.lines:
+            score = _percentages(line.score)
+            writer.writerow(
+                [one.title, line.label, line.setting, line.runs, *score, *_compared(line)]
+            )
+    return buffer.getvalue()
+
+
+def as_html(tables: Sequence[ResultTable], *, title: str) -> str:
+    """One page."""
+    body = [f"<header><h1>{escape(title)}</h1></header>"]
+    for one in tables:
+        header, rows = _shown(one)
+        notes = "".join(f"<li>{escape(note)}</li>" for note in one.notes)
+        body.append(f"<h2>{escape(one.title)}</h2>{table(header, rows)}<ul>{notes}</ul>")
+    return page(title=title, body="\n".join(body))
+
+
+def as_text(one: ResultTable) -> list[str]:
+    """Aligned lines for a terminal."""
+    header, rows = _shown(one)
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    grid = [
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in [header, *rows]
+    ]
+    return [one.title, *grid, *one.notes]
+
+
+def _shown(one: ResultTable) -> tuple[list[str], list[list[str]]]:
+    """Header and cells as people read them; the column of settings only where there are any."""
+    header = list(_COLUMNS)
+    rows: list[list[str]] = []
+    for line in one.lines:
+        compared = _compared(line)
+        interval, corrected, rest = compared[:3], compared[3:5], compared[5:]
+        rows.append(
+            [
+                line.label,
+                str(line.runs),
+                _bounds(*_percentages(line.score)),
+                _bounds(*interval) if line.against else "baseline",
+                f"[{', '.join(corrected)}]" if line.against else "",
+                *rest,
+            ]
+        )
+    if any(line.setting for line in one.lines):
+        header.append("setting")
+        rows = [[*row, line.setting] for row, line in zip(rows, one.lines, strict=True)]
+    return header, rows
+
+
+def _compared(line: Line) -> list[str]:
+    """Difference, its bounds, the corrected ones, p, Holm's p, verdict and what was detectable."""
+    found = line.against
+    if found is None:
+        return [""] * 9
+    d, c = found.difference, found.corrected
+    return [
+        *(f"{100 * x:+.1f}" for x in (d.mean, d.low, d.high, c.low, c.high)),
+        f"{found.p:.4f}",
+        f"{found.holm_p:.4f}",
+        found.verdict,
+        f"{100 * found.detectable:.1f}",
+    ]
+
+
+def _percentages(score: Interval) -> list[str]:
+    return [f"{100 * x:.1f}" for x in (score.mean, score.low, score.high)]
+
+
+def _bounds(mean: str, low: str, high: str) -> str:
+    return f"{mean} [{low}, {high}]"
+
+
+def _in_markdown(text: str) -> str:
+    """Text that neither ends a cell nor means anything to Markdown's HTML."""
+    plain = text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+    return plain.replace("&", "&amp;").replace("<", "&lt;")
