@@ -20,17 +20,44 @@ from transformers.cache_utils import DynamicLayer
 from engine_pairs import Pair, Size, new_tokens
 from tandem.behaviours.base import Behaviour
 from tandem.rollout import Engine
+from tandem.rollout.session import Session
 from tandem.rollout.tally import Tally
-from tandem.types import Clock, Request, Sampling, SignalSpec
+from tandem.types import Clock, Request, Rollout, Sampling, SignalSpec
 
 BISECTIONS = 30
+DRAWS = 9
 CLOCK = Clock(step=0, total_steps=1_000_000)
+
+
+# A round of the engine or of a bound: drafts, live rows, the longest of their contexts.
+Round = tuple[int, int, int]
 
 
 def run_engine(
     engine: Engine, size: Size, requests: list[Request], behaviour: Behaviour, tally: Tally
-) -> None:
-    rollouts = engine.generate(
+) -> list[Round]:
+    """The requests answered, and the rounds it took."""
+    rounds: list[Round] = []
+    original = Session.round
+
+    def noted(self: Session, width: int) -> None:
+        # The next token to feed counts: it will be a key as well.
+        rounds.append((width, len(self.rows), max(self.lanes[0].lengths) + 1))
+        original(self, width)
+
+    Session.round = noted
+    try:
+        rollouts = _answers(engine, size, requests, behaviour, tally)
+    finally:
+        Session.round = original
+    assert all(len(r) == new_tokens(r.request, size) for r in rollouts)
+    return rounds[-tally.rounds :]  # those before were measured for the table of costs
+
+
+def _answers(
+    engine: Engine, size: Size, requests: list[Request], behaviour: Behaviour, tally: Tally
+) -> list[Rollout]:
+    return engine.generate(
         requests,
         behaviour=behaviour,
         clock=CLOCK,
@@ -39,7 +66,6 @@ def run_engine(
         record=SignalSpec(),
         tally=tally,
     )
-    assert all(len(r) == new_tokens(r.request, size) for r in rollouts)
 
 
 class Blend(LogitsProcessor):
@@ -124,12 +150,15 @@ def run_peer(pair: Pair, size: Size, requests: list[Request], *, budget: float |
         )
 
 
-def schedule(
-    size: Size, requests: list[Request], *, width: int, stays: float
-) -> list[tuple[int, int]]:
-    """(live rows, longest context) of each round, where a free slot is refilled at once and each of
-    `width` drafts of a row stays with chance `stays` (drawn, always alike)."""
-    chance = random.Random(0)
+def schedule(size: Size, requests: list[Request], *, width: int, stays: float) -> list[Round]:
+    """The rounds of a queue in which a free slot is refilled at once and each of `width` drafts of
+    a row stays with chance `stays`: of several draws the one with the median number of rounds."""
+    draws = [_drawn(size, requests, width, stays, seed) for seed in range(DRAWS)]
+    return sorted(draws, key=len)[DRAWS // 2]
+
+
+def _drawn(size: Size, requests: list[Request], width: int, stays: float, seed: int) -> list[Round]:
+    chance = random.Random(seed)
 
     def settled() -> int:
         kept = 0
@@ -139,11 +168,11 @@ def schedule(
 
     queue = [(len(r.student_ids), new_tokens(r, size)) for r in reversed(requests)]
     live: list[tuple[int, int]] = []
-    rounds: list[tuple[int, int]] = []
+    rounds: list[Round] = []
     while queue or live:
         while queue and len(live) < size.slots:
             live.append(queue.pop())
-        rounds.append((len(live), max(context for context, _ in live)))
+        rounds.append((width, len(live), max(context for context, _ in live)))
         steps = [min(settled(), left) for _, left in live]
         live = [
             (context + step, left - step)
@@ -154,13 +183,13 @@ def schedule(
 
 
 def run_bare(
-    pair: Pair, size: Size, requests: list[Request], *, width: int, stays: float, taught: bool
+    pair: Pair, size: Size, requests: list[Request], rounds: list[Round], *, taught: bool
 ) -> None:
-    """The forwards of that schedule, and of the prompts in batches, and nothing else: `width` of
-    the student over one token, and one of the teacher over as many."""
-    rounds = schedule(size, requests, width=width, stays=stays)
-    models = [(pair.student, 1, width)] + ([(pair.teacher, width, 1)] if taught else [])
-    for model, fed, times in models:
+    """The forwards of these rounds, and of the prompts in batches, and nothing else: in a round of
+    width g, g of the student over one token, and one of the teacher over g."""
+    models = [(pair.student, False)] + ([(pair.teacher, True)] if taught else [])
+    widest = max(width for width, _, _ in rounds)
+    for model, verifies in models:
         for start in range(0, len(requests), size.slots):
             batch = requests[start : start + size.slots]
             prompts = torch.ones(len(batch), max(len(r.student_ids) for r in batch) - 1).long()
@@ -172,18 +201,19 @@ def run_bare(
         size_of_head = getattr(config, "head_dim", None) or (
             config.hidden_size // config.num_attention_heads
         )
-        shape = (size.slots, heads, size.prompt + size.new + width, size_of_head)
+        shape = (size.slots, heads, size.prompt + size.new + widest, size_of_head)
         # Keys and values of every layer apart: one block for all would stay in the processor's
         # cache, which those of no decoding model do.
         past = torch.zeros(config.num_hidden_layers, 2, *shape)
         cache = DynamicCache(config=config)
         for layer, (keys, values) in enumerate(past):
             cache.update(keys[:, :, :0], values[:, :, :0], layer)
-        ids = torch.ones(size.slots, fed, dtype=torch.int64)
-        for rows, context in rounds:
+        ids = torch.ones(size.slots, widest, dtype=torch.int64)
+        for width, rows, context in rounds:
+            fed, times = (width, 1) if verifies else (1, width)
             for j in range(times):
                 for layer, (keys, values) in zip(cache.layers, past, strict=True):
                     assert isinstance(layer, DynamicLayer)
                     layer.keys = keys[:rows, :, : context - 1 + j]
                     layer.values = values[:rows, :, : context - 1 + j]
-                model(input_ids=ids[:rows], past_key_values=cache, use_cache=True)
+                model(input_ids=ids[:rows, :fed], past_key_values=cache, use_cache=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from tandem.models.heads import HeadForm, head_form
+from tandem.models.heads import MANY_IDS, HeadForm, head_form, project
 from tandem.models.speaker import Speaker
 from tandem.models.vocabulary import Alignment
 
@@ -131,3 +131,20 @@ def test_an_explicit_causal_mask_changes_nothing(attention: str, make_model: Any
         rtol=1e-5,
         atol=1e-5,
     )
+
+
+@pytest.mark.parametrize("rows", [(1,), (2,), (8, 4), (33,)], ids=str)
+@pytest.mark.parametrize("bias", [False, True])
+def test_few_rows_through_a_large_head_are_the_heads_own(rows: tuple[int, ...], bias: bool) -> None:
+    torch.manual_seed(0)
+    head, hidden = torch.nn.Linear(6, MANY_IDS, bias=bias), torch.randn(*rows, 6)
+    hidden.requires_grad_()
+    found, truth = project(head, hidden), head(hidden)
+    torch.testing.assert_close(found, truth, rtol=1e-5, atol=1e-5)
+    assert found.is_contiguous()
+    gradients = [
+        torch.autograd.grad(out.square().sum(), [hidden, *head.parameters()])
+        for out in (found, truth)
+    ]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)

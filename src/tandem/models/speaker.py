@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedConfig, PreTrainedModel
 
 from tandem.models.chunked_head import chunked_sum
-from tandem.models.heads import head_form, output_layer
+from tandem.models.heads import head_form, output_layer, project
 from tandem.models.vocabulary import Alignment, canonicalise
 
 
@@ -85,7 +85,7 @@ class Speaker:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Canonical fp32 logits [..., V] of hidden states [..., H]."""
-        return self.canonical(self.head(hidden))
+        return self.canonical(project(self.head, hidden))
 
     def canonical(self, raw: Tensor) -> Tensor:
         """Canonical logits [..., V] of the head's raw outputs [..., R]: in fp32 (fp64 stays),

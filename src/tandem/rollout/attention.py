@@ -1,4 +1,4 @@
-"""Masked attention of one token per row on a CPU, for the rounds of the engine.
+"""Attention for the rounds of the engine: by lengths on a GPU (varlen.py), masked on a CPU.
 
 transformers packs the query heads that share a key head into rows of one product, because the
 kernels of a GPU take no mask with grouped heads. A CPU's kernel does, and with two rows per product
@@ -9,17 +9,19 @@ Shapes: B rows, N query heads, G key heads, L tokens, S slots, D head size.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.integrations.sdpa_attention import sdpa_attention_forward as sdpa
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from tandem.rollout import varlen
 from tandem.rollout.protocol import SpeakerLike
+from tandem.rollout.varlen import Kernel
 
 NAME = "tandem_rounds"
 
@@ -41,7 +43,7 @@ def attend(
     row is attended without packing. What else a model may ask for is left to `sdpa`."""
     plain = softcap is None and position_bias is None
     if attention_mask is None or query.shape[2] != 1 or not plain:
-        return sdpa_attention_forward(
+        return sdpa(
             module,
             query,
             key,
@@ -63,20 +65,31 @@ def attend(
 
 AttentionInterface.register(NAME, attend)
 AttentionMaskInterface.register(NAME, sdpa_mask)
+AttentionMaskInterface.register(varlen.NAME, sdpa_mask)
 
 
 @contextmanager
-def attending(speakers: Iterable[SpeakerLike]) -> Iterator[None]:
-    """The speakers on a CPU that run `sdpa` attend with `attend` until the end of the block."""
-    configs = [
-        speaker.config
-        for speaker in speakers
-        if speaker.device.type == "cpu" and speaker.config._attn_implementation == "sdpa"
-    ]
+def attending(
+    speakers: Iterable[SpeakerLike],
+    kernel_for: Callable[[SpeakerLike], Kernel | None] = varlen.kernel_for,
+) -> Iterator[None]:
+    """Until the end of the block, speakers that run `sdpa` attend by lengths where there is a
+    kernel for it, and with `attend` on a CPU."""
+    changed: list[SpeakerLike] = []
     try:
-        for config in configs:
-            config._attn_implementation = NAME
+        for speaker in speakers:
+            if speaker.config._attn_implementation != "sdpa":
+                continue
+            kernel = kernel_for(speaker)
+            if kernel is not None:
+                AttentionInterface.register(varlen.NAME, varlen.interface(kernel, sdpa))
+                speaker.config._attn_implementation = varlen.NAME
+            elif speaker.device.type == "cpu":
+                speaker.config._attn_implementation = NAME
+            else:
+                continue
+            changed.append(speaker)
         yield
     finally:
-        for config in configs:
-            config._attn_implementation = "sdpa"
+        for speaker in changed:
+            speaker.config._attn_implementation = "sdpa"

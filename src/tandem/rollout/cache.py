@@ -23,15 +23,26 @@ class SlotCache(Cache):
     """A transformers cache whose rows are aimed from outside before each forward.
 
     layers, rows, capacity: the model's layers, and the most rows and slots that will be used.
+    by_token: the heads of a token lie side by side, and all slots are handed out whatever is aimed
+    at: what attention by lengths wants.
     grows: slots are taken as responses need them, half as many again each time, and not all at the
     first write; buffers then move. Memory: 2 · layers · rows · slots · G · D elements, and one
     layer more while it grows.
     """
 
-    def __init__(self, *, layers: int, rows: int, capacity: int, grows: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        layers: int,
+        rows: int,
+        capacity: int,
+        grows: bool = True,
+        by_token: bool = False,
+    ) -> None:
         super().__init__(layers=[])
-        self.capacity = capacity
+        self.capacity, self._by_token = capacity, by_token
         self._layers, self._rows, self._grows = layers, rows, grows
+        # Of each layer [2, rows, G, S, D], as views where memory has another order.
         self._stores: list[Tensor] = []
         self._flat: list[tuple[Tensor, Tensor]] = []
         self._views: list[tuple[Tensor, Tensor]] = []
@@ -75,15 +86,16 @@ class SlotCache(Cache):
         if not self._stores:
             self._allocate(key_states)
         if self._fresh:
-            # Once a round: every layer writes at the same places, [B, G, L] of the flat store.
+            # Once a round: every layer writes at the same places of its flat store.
             rows, heads = key_states.shape[:2]
-            self._at = (self._base[: rows * heads].view(rows, heads, 1) + self._at[:, None]).view(
-                -1
-            )
-            self._fresh = False
-        keys, values = self._flat[layer_idx]
-        keys.index_copy_(0, self._at, key_states.reshape(-1, keys.shape[1]))
-        values.index_copy_(0, self._at, value_states.reshape(-1, values.shape[1]))
+            if self._by_token:  # [B, L]
+                at = self._base[:rows, None] + self._at
+            else:  # [B, G, L]
+                at = self._base[: rows * heads].view(rows, heads, 1) + self._at[:, None]
+            self._at, self._fresh = at.view(-1), False
+        for flat, new in zip(self._flat[layer_idx], (key_states, value_states), strict=True):
+            ordered = new.transpose(1, 2) if self._by_token else new
+            flat.index_copy_(0, self._at, ordered.reshape(-1, flat.shape[1]))
         return self._views[layer_idx]
 
     def fill(self, rows: Tensor, prompts: Tensor) -> None:
@@ -108,8 +120,7 @@ class SlotCache(Cache):
         old = self._slots
         self._slots = self._size(max(self._wanted, old + old // 2))
         for layer, store in enumerate(self._stores):
-            shape = (*store.shape[:3], self._slots, store.shape[4])
-            grown = torch.zeros(shape, dtype=store.dtype, device=store.device)
+            grown = self._zeros(store[0])
             grown[:, :, :, :old] = store
             self._stores[layer] = grown
         self._index()
@@ -118,23 +129,32 @@ class SlotCache(Cache):
         return min(-(-wanted // STEP) * STEP, self.capacity) if self._grows else self.capacity
 
     def _allocate(self, states: Tensor) -> None:
-        heads, size = states.shape[1], states.shape[3]
         self._slots = self._size(self._wanted)
-        # Zeros, because a masked slot still enters the sum, times 0: it must be finite.
-        shape = (2, self._rows, heads, self._slots, size)
-        self._stores = [
-            torch.zeros(shape, dtype=states.dtype, device=states.device)
-            for _ in range(self._layers)
-        ]
+        self._stores = [self._zeros(states) for _ in range(self._layers)]
         self._index()
+
+    def _zeros(self, like: Tensor) -> Tensor:
+        """A layer's store for heads like those of states [n, G, L, D]."""
+        # Zeros, because a masked slot still enters the sum, times 0: it must be finite.
+        inner = (like.shape[1], self._slots)
+        inner = inner[::-1] if self._by_token else inner
+        shape = (2, self._rows, *inner, like.shape[3])
+        store = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        return store.transpose(2, 3) if self._by_token else store
 
     def _index(self) -> None:
         """What depends on how many slots there are."""
-        self._flat = [(s[0].flatten(0, 2), s[1].flatten(0, 2)) for s in self._stores]
-        rows = self._rows * self._stores[0].shape[2]
-        self._base = torch.arange(rows, device=self._stores[0].device) * self._slots
+        rows, device = self._rows, self._stores[0].device
+        if self._by_token:
+            memory = [store.transpose(2, 3).flatten(3) for store in self._stores]
+            self._flat = [(m[0].flatten(0, 1), m[1].flatten(0, 1)) for m in memory]
+        else:
+            self._flat = [(s[0].flatten(0, 2), s[1].flatten(0, 2)) for s in self._stores]
+            rows *= self._stores[0].shape[2]
+        self._base = torch.arange(rows, device=device) * self._slots
         self._view()
 
     def _view(self) -> None:
         rows, used = self._window
+        used = self._slots if self._by_token else used
         self._views = [(s[0, :rows, :, :used], s[1, :rows, :, :used]) for s in self._stores]

@@ -24,6 +24,7 @@ from tandem.rollout.queue import Job
 from tandem.rollout.refusal import RequestRefused
 from tandem.rollout.session import Session, Terms
 from tandem.rollout.tally import Tally
+from tandem.rollout.varlen import Kernel, kernel_for
 from tandem.types import Clock, Request, Rollout, Sampling, SignalSpec, limit_of
 
 
@@ -34,7 +35,8 @@ class Engine:
     looks, from 1; `auto` chooses them each round from `costs`, measured where they are not in that
     book yet. cache_bytes: what keys and values may take, the student's and one teacher's together:
     fewer rows are decoded at once where all at their longest would take more. runner: for a
-    device, what does rounds of fixed shapes there, or None. Raises ValueError where a teacher does
+    device, what does rounds of fixed shapes there, or None. kernel_for: for a model, what attends
+    by lengths (varlen.py), or None. Raises ValueError where a teacher does
     not speak the student's vocabulary.
     """
 
@@ -48,6 +50,7 @@ class Engine:
         costs: CostBook | None = None,
         cache_bytes: int | None = None,
         runner: Callable[[torch.device], Runner | None] = runner_on,
+        kernel_for: Callable[[SpeakerLike], Kernel | None] = kernel_for,
     ) -> None:
         if slots < 1:
             raise ValueError(f"slots is {slots}: give the engine at least 1 row to decode")
@@ -63,7 +66,7 @@ class Engine:
             raise ValueError(f"block is {block!r}: draft at least 1 token a round, or give 'auto'")
         self.student, self.teachers, self.slots = student, dict(teachers), slots
         self.block: Block = block
-        self._runner = partial(runner, student.device)
+        self._runner, self._kernel_for = partial(runner, student.device), kernel_for
         self.costs = CostBook() if costs is None else costs
         self.cache_bytes = cache_bytes
 
@@ -108,7 +111,7 @@ class Engine:
 
         terms = Terms(behaviour, clock, sampling, seed, record, policy_version)
         used = [self.student, *(self.teachers[name] for name in groups if name is not None)]
-        with torch.inference_mode(), attending(used):
+        with torch.inference_mode(), attending(used, self._kernel_for):
             for name, jobs in groups.items():
                 speakers = [self.student] + ([] if name is None else [self.teachers[name]])
                 limit, most, runner = sampling.max_new_tokens, widest(self.block), self._runner()

@@ -16,8 +16,9 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from tandem.rollout import attention
+from tandem.rollout import attention, varlen
 from tandem.rollout.cache import SlotCache
+from tandem.rollout.graphs import bucket_of_slots
 from tandem.rollout.protocol import SpeakerLike
 
 NEXT, POSITION = 0, 1
@@ -40,13 +41,17 @@ class Lane:
     ) -> None:
         self.speaker = speaker
         layers = speaker.config.num_hidden_layers
-        self.cache = SlotCache(layers=layers, rows=rows, capacity=capacity, grows=grows)
+        attends = speaker.config._attn_implementation
+        self._by_length = attends == varlen.NAME
+        self.cache = SlotCache(
+            layers=layers, rows=rows, capacity=capacity, grows=grows, by_token=self._by_length
+        )
         device = speaker.device
         # Per row, on the device: the token to feed next, and the position it will have.
         self._state = torch.zeros(2, rows, dtype=torch.int64, device=device)
         self._slots = torch.arange(capacity, device=device)
         # The mask of rows that attend to every slot, where it saves the work of a true one.
-        taken = speaker.config._attn_implementation == attention.NAME
+        taken = attends == attention.NAME
         self._whole = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device) if taken else None
         # The positions once more on the host, where shapes are decided without waiting.
         self.lengths: list[int] = []
@@ -103,18 +108,30 @@ class Lane:
         if ahead or fed > 1:
             positions_BL = positions_BL + self._slots[ahead : ahead + fed]
         if used is not None:
-            mask_B1LS = self._slots[:used] <= positions_BL[:, None, :, None]
-            self.cache.aim(positions_BL, rows=rows, used=used)
-            return self.speaker.hidden(tokens_BL, positions_BL, mask=mask_B1LS, cache=self.cache)
-        assert rows == len(self.lengths), "one row of tokens per live row"
-        longest = max(self.lengths) + ahead
-        if fed == 1 and self._whole is not None and min(self.lengths) + ahead == longest:
-            used, mask_B1LS = longest + 1, self._whole
+            mask = self._mask(positions_BL, used)
         else:
-            used = self.cache.window(longest + fed)
-            mask_B1LS = self._slots[:used] <= positions_BL[:, None, :, None]
+            assert rows == len(self.lengths), "one row of tokens per live row"
+            longest = max(self.lengths) + ahead
+            if fed == 1 and self._whole is not None and min(self.lengths) + ahead == longest:
+                used, mask = longest + 1, self._whole
+            else:
+                used = self.cache.window(longest + fed)
+                mask = self._mask(positions_BL, used)
         self.cache.aim(positions_BL, rows=rows, used=used)
-        return self.speaker.hidden(tokens_BL, positions_BL, mask=mask_B1LS, cache=self.cache)
+        return self.speaker.hidden(tokens_BL, positions_BL, mask=mask, cache=self.cache)
+
+    def bucket(self, width: int) -> int:
+        """Slots to attend over in a round of fixed shapes and `width` tokens."""
+        if self._by_length:
+            return self.cache.capacity
+        return bucket_of_slots(max(self.lengths) + width, self.cache.capacity)
+
+    def _mask(self, positions_BL: Tensor, used: int) -> Tensor:
+        """Which of the first `used` slots each token sees, [B, 1, L, S]; or the lengths of rows,
+        [B, 1, 1, 1], which say it all."""
+        if self._by_length:
+            return (positions_BL[:, -1:] + 1).to(torch.int32)[:, None, None]
+        return self._slots[:used] <= positions_BL[:, None, :, None]
 
     def settle(self, last_B: Tensor, count_B: Tensor) -> None:
         """Accept so many tokens of each row; `last_B` [B] is the newest of each, to be fed next."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from tandem.behaviours.base import Behaviour
 from tandem.rollout.block import Rule, Start, advance
 from tandem.rollout.given import record_given
-from tandem.rollout.graphs import Runner, bucket_of_rows, bucket_of_slots
+from tandem.rollout.graphs import Runner, bucket_of_rows
 from tandem.rollout.lane import Lane
 from tandem.rollout.pace import Pace
 from tandem.rollout.queue import Job, Queue, opening_of
@@ -151,9 +151,7 @@ class Session:
         if self.runner is None:
             return self._advance(live, width, (None,) * len(self.lanes))
         rows = bucket_of_rows(live, self.slots)
-        used = tuple(
-            bucket_of_slots(max(lane.lengths) + width, lane.cache.capacity) for lane in self.lanes
-        )
+        used = tuple(lane.bucket(width) for lane in self.lanes)
         self.live.fill_(live)
         return self.runner((rows, width, used), lambda: self._advance(rows, width, used))
 
