@@ -14,6 +14,9 @@ of them, temperature 1). The peer of a student alone is `generate`; the peer of 
 `generate` with a logits processor that runs the teacher on a cache of its own and bisects the
 exponent in 30 steps (ε = .01, whose time is that of any ε).
 
+Where vLLM is installed (`make test-vllm` makes an environment with a CPU's), it answers the
+embedded pair's requests for a student alone too.
+
 equal: as many requests as slots, equal prompts and responses. ragged: four requests per slot,
 prompts and responses of random lengths. The peer decodes batches of `slots` requests, in order.
 
@@ -40,16 +43,18 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from engine_pairs import Pair, Size, build, new_tokens, workload
-from engine_sides import run_bare, run_engine, run_peer, schedule
+from engine_sides import run_bare, run_engine, run_peer, schedule, vllm_engine
 from tandem.behaviours import Behaviour, FixedBudgetBlend, SpeculativeKD, Student
 from tandem.rollout import Engine
 from tandem.rollout.costs import CostBook
 from tandem.rollout.pace import Block
+from tandem.rollout.protocol import RolloutEngine
 from tandem.rollout.tally import Tally
 
 PEER_BUDGET = 0.01
@@ -97,12 +102,15 @@ def measure(size: Size, pair: Pair, *, ragged: bool) -> list[list[str]]:
     student, teacher = pair.speakers()
     books = CostBook()
     table = cases(pair)
-    engines = {
+    engines: dict[str, RolloutEngine] = {
         case.name: Engine(
             student, {"teacher": teacher}, slots=size.slots, block=case.block, costs=books
         )
         for case in table
     }
+    if size.name == "embedded" and find_spec("vllm") is not None:
+        table.append(Case("student alone, vLLM", Student(), 1))
+        engines[table[-1].name] = vllm_engine(student, size)
     peers: dict[bool, list[float]] = {False: [], True: []}
     tokens: list[int] = []
     for seed in range(size.repeats + 1):
@@ -127,7 +135,9 @@ def measure(size: Size, pair: Pair, *, ragged: bool) -> list[list[str]]:
             taught = tally.teacher_rows > 0
             stays = tally.stayed / tally.tried if taught else 1.0
             plans = [rounds]
-            if case.block == "auto":
+            if not rounds:  # vLLM tells of none
+                plans = [schedule(size, requests, width=1, stays=1.0)]
+            elif case.block == "auto":
                 plans = [schedule(size, requests, width=g, stays=stays) for g in AUTO]
             bare = min(
                 seconds(lambda p=p, w=requests, t=taught: run_bare(pair, size, w, p, taught=t))
@@ -136,6 +146,8 @@ def measure(size: Size, pair: Pair, *, ragged: bool) -> list[list[str]]:
             case.seconds.append(spent)
             case.bare.append(bare)
             case.tallies.append(tally)
+    for engine in engines.values():
+        engine.close()
     label = f"{size.name} {pair.vocabulary:,}", "ragged" if ragged else "equal"
     rows = []
     for taught, name in ((False, "generate"), (True, "generate, blending")):

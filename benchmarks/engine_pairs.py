@@ -34,10 +34,10 @@ class Size:
 class Endless(Speaker):
     """A speaker that never draws the end, so that lengths are the workload's."""
 
-    def canonical(self, raw: Tensor) -> Tensor:
-        logits = super().canonical(raw)
-        logits[..., self.end_id] = -torch.inf
-        return logits
+    def shared(self, logits: Tensor) -> Tensor:
+        found = super().shared(logits)
+        found[..., self.end_id] = -torch.inf
+        return found
 
 
 @dataclass(frozen=True)

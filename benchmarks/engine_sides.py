@@ -19,9 +19,12 @@ from transformers.cache_utils import DynamicLayer
 
 from engine_pairs import Pair, Size, new_tokens
 from tandem.behaviours.base import Behaviour
-from tandem.rollout import Engine
+from tandem.models.speaker import Speaker
+from tandem.rollout.budget import bytes_per_token
+from tandem.rollout.protocol import RolloutEngine
 from tandem.rollout.session import Session
 from tandem.rollout.tally import Tally
+from tandem.rollout.vllm_engine import VllmEngine
 from tandem.types import Clock, Request, Rollout, Sampling, SignalSpec
 
 BISECTIONS = 30
@@ -34,7 +37,7 @@ Round = tuple[int, int, int]
 
 
 def run_engine(
-    engine: Engine, size: Size, requests: list[Request], behaviour: Behaviour, tally: Tally
+    engine: RolloutEngine, size: Size, requests: list[Request], behaviour: Behaviour, tally: Tally
 ) -> list[Round]:
     """The requests answered, and the rounds it took."""
     rounds: list[Round] = []
@@ -55,7 +58,7 @@ def run_engine(
 
 
 def _answers(
-    engine: Engine, size: Size, requests: list[Request], behaviour: Behaviour, tally: Tally
+    engine: RolloutEngine, size: Size, requests: list[Request], behaviour: Behaviour, tally: Tally
 ) -> list[Rollout]:
     return engine.generate(
         requests,
@@ -65,6 +68,15 @@ def _answers(
         seed=0,
         record=SignalSpec(),
         tally=tally,
+    )
+
+
+def vllm_engine(student: Speaker, size: Size) -> VllmEngine:
+    return VllmEngine(
+        student,
+        slots=size.slots,
+        longest=size.prompt + size.new,
+        cache_per_token=bytes_per_token(student),
     )
 
 

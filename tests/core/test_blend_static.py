@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from oracles import blend as oracle
 from tandem.core.blend import blend_logp
-from tandem.core.blend_static import blend_static, solve_static
+from tandem.core.blend_static import blend_static, fused, solve_static
 
 
 def tolerance(budget: float) -> float:
@@ -100,3 +101,20 @@ def test_given_exponents_give_the_blend_of_the_branching_form() -> None:
     apart = torch.tensor([[0.0, -math.inf]])
     law, spent = blend_static(apart, apart.flip(-1), 0.5)
     assert torch.equal(law, apart) and spent.item() == 0.0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs g++")
+def test_the_fused_solver_is_its_eager_twin() -> None:
+    """As a GPU runs it, compiled here for the CPU: any number of rows, and a budget of each."""
+    generator = torch.Generator().manual_seed(0)
+    for rows in (3, 8, 5):
+        p, q = pair(rows, 600, seed=rows)
+        q[0, 3:40] = -math.inf
+        p[1, 50:90] = q[1, 50:90] = -math.inf
+        budgets = torch.rand(rows, generator=generator) * 0.2
+        budgets[2] = 0.0
+        found, truth = fused()(p, q, budgets), solve_static(p, q, budgets)
+        for ours, theirs in zip(found, truth, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-5)
+        assert torch.equal(found[2][2], p[2])

@@ -55,7 +55,12 @@ def test_auto_learns_from_what_was_judged() -> None:
 def test_expected_tokens_and_the_widest_round() -> None:
     assert expected_tokens(0.5, 3) == pytest.approx(1 + 0.5 + 0.25)
     assert expected_tokens(1.0, 3) == 3.0 and expected_tokens(0.0, 3) == 1.0
-    assert widest("auto") == max(pace.WIDTHS) and widest(5) == 5
+    for replayed in (False, True):
+        assert widest("auto", alone=False, replayed=replayed) == max(pace.WIDTHS)
+        assert widest(5, alone=False, replayed=replayed) == 5
+        # A student alone drafts for nobody, but a replayed round may hold several of its tokens.
+        alone = pace.REPLAYED if replayed else 1
+        assert widest("auto", alone=True, replayed=replayed) == alone
 
 
 def test_a_table_is_linear_inside_and_flat_outside() -> None:

@@ -34,7 +34,7 @@ from tandem.core.blend_passes import (
     write_top,
 )
 from tandem.core.blend_search import Result, search
-from tandem.core.blend_static import PASSES, POINTS, blend_static, solve_static
+from tandem.core.blend_static import PASSES, POINTS, blend_static, fused
 from tandem.core.bracket import Rows
 
 
@@ -114,8 +114,10 @@ def _static(
 ) -> BlendSolution:
     """On a GPU: always the same work, which never waits for the host."""
     lead = shape[:-1]
-    rows = budget.broadcast_to(lead).reshape(-1) if isinstance(budget, Tensor) else budget
-    exponent, spent, logp = solve_static(student, teacher, rows)
+    if not isinstance(budget, Tensor):
+        budget = student.new_full((), budget)  # a number would be compiled into the kernels
+    rows = budget.broadcast_to(lead).reshape(-1)
+    exponent, spent, logp = fused()(student, teacher, rows)
     return BlendSolution(
         exponent=exponent.view(lead),
         kl=spent.view(lead),

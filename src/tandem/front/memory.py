@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 from tandem.front.shapes import Shape
 from tandem.models.cast import role_of
 from tandem.rollout.pace import DISTRIBUTIONS, SCRATCH_BYTES, widest
@@ -132,7 +134,8 @@ def _rollout(config: RunConfig, student: Shape, teachers: Mapping[str, Shape]) -
         size = copy * student.parameters + found[0].bytes
         found.append(Part("vLLM weights and cache", "roll-out", size, how))
     vectors = VECTORS_BLENDED if blended else VECTORS_STUDENT
-    drafts = widest(rollout.block) if blended else 1
+    on_gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    drafts = widest(rollout.block, alone=not blended, replayed=on_gpu)
     rows = max(student.rows, *(shape.rows for shape in teachers.values()))
     found.append(
         Part(

@@ -114,7 +114,8 @@ class Engine:
         with torch.inference_mode(), attending(used, self._kernel_for):
             for name, jobs in groups.items():
                 speakers = [self.student] + ([] if name is None else [self.teachers[name]])
-                limit, most, runner = sampling.max_new_tokens, widest(self.block), self._runner()
+                limit, runner = sampling.max_new_tokens, self._runner()
+                most = widest(self.block, alone=name is None, replayed=runner is not None)
                 rows = affordable(
                     jobs, speakers, limit=limit, widest=most, cache_bytes=self.cache_bytes
                 )
@@ -134,7 +135,7 @@ class Engine:
                     lanes,
                     terms,
                     slots=slots,
-                    pace=self._pace(speakers, terms, name),
+                    pace=self._pace(speakers, terms, name, most),
                     widest=most,
                     deliver=results.__setitem__,
                     runner=runner,
@@ -144,11 +145,10 @@ class Engine:
                     tally.add(session.tally)
         return [results[index] for index in range(len(requests))]
 
-    def _pace(self, speakers: list[SpeakerLike], terms: Terms, name: str | None) -> Pace:
+    def _pace(self, speakers: list[SpeakerLike], terms: Terms, name: str | None, most: int) -> Pace:
         row_bytes = DISTRIBUTIONS * 4 * self.student.vocabulary_size
         if self.block != "auto" or name is None:
-            block = 1 if self.block == "auto" else self.block
-            return Pace(block, None, row_bytes=row_bytes)
+            return Pace(most, None, row_bytes=row_bytes)
         if name not in self.costs:
             self.costs.keep(
                 name,

@@ -19,6 +19,9 @@ Block = int | Literal["auto"]
 WIDTHS = (1, 2, 3, 4, 6, 8)
 # What is believed before anything was judged: as many drafts as this, of which so many stay.
 PRIOR_TRIED, PRIOR_STAYED = 32.0, 28.0
+# Tokens of a round of a student alone where rounds are replayed: the host asks that much less
+# often, and what is drawn beyond an end is a few tokens per response.
+REPLAYED = 4
 # What the distributions of one round may take: a batch so wide gains nothing from longer blocks.
 SCRATCH_BYTES = 2**31
 # fp32 distributions of one draft that live at once: the student's, the teacher's, the law, and two
@@ -70,8 +73,10 @@ def fitting(rows: int, row_bytes: int) -> int:
     return max(1, SCRATCH_BYTES // (rows * row_bytes))
 
 
-def widest(block: Block) -> int:
-    """The most drafts a round may have."""
+def widest(block: Block, *, alone: bool, replayed: bool) -> int:
+    """The most drafts a round may have. alone: no teacher looks. replayed: rounds are graphs."""
+    if alone:
+        return REPLAYED if replayed else 1
     return max(WIDTHS) if block == "auto" else block
 
 

@@ -122,9 +122,7 @@ class Session:
             self.news = [0, 0]
 
     def _width(self) -> int:
-        """Drafts of the next round. A student alone gains nothing from more than one."""
-        if len(self.lanes) == 1:
-            return 1
+        """Drafts of the next round."""
         left = max(row.limit - len(row.ids) for row in self.rows)
         return self.pace.choose(len(self.rows), self.tally, left=left)
 

@@ -206,9 +206,7 @@ class Math(Task):
                 grades.append(Grade(correct=False, answered=False, reason="no answer"))
             else:
                 verdict = next(verdicts)
-                grades.append(
-                    Grade(verdict.right, answered=True, reason=verdict.reason, answer=box)
-                )
+                grades.append(Grade(verdict.right, answered=True, reason=verdict.reason, answer=box))
         return grades
 
 
