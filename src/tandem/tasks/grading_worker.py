@@ -12,10 +12,12 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
+
+from tandem.tasks.spelling import decimals_more, is_formula, readings, same_in_base
 
 ANTLR = "4.13.2"
 ADDRESS_SPACE = 4 * 2**30
@@ -42,7 +44,7 @@ def main() -> None:
     check_antlr()
     # Its warnings quote whole answers.
     logging.disable(logging.CRITICAL)
-    compare = comparer()
+    compare = Comparer()
     replies = sys.stdout
     # A stray print of the library's must not be taken for a reply.
     sys.stdout = sys.stderr
@@ -61,36 +63,56 @@ def main() -> None:
             print(json.dumps(reply), file=replies, flush=True)
 
 
-def comparer() -> Callable[[str, str, int], str | None]:
+class Comparer:
     """(gold, answer, seconds per part) → None where they are equal, else why not, "" if known."""
-    from math_verify import LatexExtractionConfig, parse, verify
-    from math_verify.errors import TimeoutException
 
-    # The box and nothing else: no "final answer is ..." inside it is looked for.
-    targets = [LatexExtractionConfig(boxed_match_priority=0)]
+    def __init__(self) -> None:
+        from math_verify import LatexExtractionConfig
 
-    def read(text: str, limit: int) -> list[Any]:
-        # A box rather than dollars, because some answers hold dollar signs themselves.
-        boxed = "\\boxed{" + text + "}"
-        return parse(boxed, targets, parsing_timeout=limit, raise_on_error=True)
+        # The box and nothing else: no "final answer is ..." inside it is looked for.
+        self._number = LatexExtractionConfig(boxed_match_priority=0)
+        unitless = replace(self._number.normalization_config, units=False)
+        self._formula = replace(self._number, normalization_config=unitless)
+        self._read_gold = lru_cache(maxsize=1024)(self._read)
 
-    read_gold = lru_cache(maxsize=1024)(read)
+    def __call__(self, gold: str, answer: str, limit: int) -> str | None:
+        told = same_in_base(gold, answer)
+        if told is not None:
+            return None if told else ""
+        reason: str | None = ""
+        form = self._formula if is_formula(gold) else self._number
+        for left, right in readings(gold, answer):
+            reason = self._compare(left, right, limit, form)
+            if reason is None or reason == "timeout":
+                return reason
+        return reason
 
-    def compare(gold: str, answer: str, limit: int) -> str | None:
+    def _compare(self, gold: str, answer: str, limit: int, form: Any) -> str | None:
+        from math_verify import verify
+        from math_verify.errors import TimeoutException
+
         # Broad on purpose: sympy and the parser raise anything at text that a model wrote.
         try:
-            golds, answers = read_gold(gold, limit), read(answer, limit)
+            golds, answers = self._read_gold(gold, limit, form), self._read(answer, limit, form)
         except TimeoutException:
             return "timeout"
         except Exception as error:
             return type(error).__name__
+        more = decimals_more(gold)
         reason = ""
         # Pair by pair, because the library hides the timeout and the error of a list.
         for left in golds:
             for right in answers:
                 try:
                     # Gold first: the check is not symmetric.
-                    if verify(left, right, timeout_seconds=limit, raise_on_error=True):
+                    if verify(
+                        left,
+                        right,
+                        float_rounding=6 + more,
+                        numeric_precision=15 + more,
+                        timeout_seconds=limit,
+                        raise_on_error=True,
+                    ):
                         return None
                 except TimeoutException:
                     return "timeout"
@@ -98,7 +120,13 @@ def comparer() -> Callable[[str, str, int], str | None]:
                     reason = type(error).__name__
         return reason
 
-    return compare
+    @staticmethod
+    def _read(text: str, limit: int, form: Any) -> list[Any]:
+        from math_verify import parse
+
+        # A box rather than dollars, because some answers hold dollar signs themselves.
+        boxed = "\\boxed{" + text + "}"
+        return parse(boxed, [form], parsing_timeout=limit, raise_on_error=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from tandem.tasks.base import Grade, Prompt, Split, Task
+from tandem.tasks.boxed import grade_boxed
 from tandem.tasks.columns import (
     ANSWER_COLUMNS,
     COMPLETION_COLUMNS,
@@ -26,7 +27,7 @@ from tandem.tasks.columns import (
     said,
     turns,
 )
-from tandem.tasks.grading import GradingPool, last_boxed, shared_pool
+from tandem.tasks.grading import GradingPool, shared_pool
 
 _BUCKETS = 20
 _HELD_OUT: dict[int, Split] = {0: "test", 1: "validation"}
@@ -188,26 +189,7 @@ class Math(Task):
 
         Raises ValueError for a prompt without a gold answer.
         """
-        for prompt, _ in items:
-            if not prompt.answer:
-                raise ValueError(
-                    f"problem {prompt.id!r} has no answer to grade by; name the answer_column"
-                )
-        boxes = [last_boxed(completion) for _, completion in items]
-        pairs = [
-            (prompt.answer, box)
-            for (prompt, _), box in zip(items, boxes, strict=True)
-            if box is not None
-        ]
-        verdicts = iter(self._pool.grade(pairs))
-        grades: list[Grade] = []
-        for box in boxes:
-            if box is None:
-                grades.append(Grade(correct=False, answered=False, reason="no answer"))
-            else:
-                verdict = next(verdicts)
-                grades.append(Grade(verdict.right, answered=True, reason=verdict.reason, answer=box))
-        return grades
+        return grade_boxed(self._pool, items)
 
 
 def _text(row: Row, column: str | None) -> str:
