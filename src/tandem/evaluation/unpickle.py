@@ -20,12 +20,18 @@ _PLAIN = {
     *("EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS"),
     *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_SET", "ADDITEMS", "FROZENSET"),
 }
+# What the standard library raises for bytes that are no pickle.
+_BROKEN = (ValueError, EOFError, IndexError, KeyError, TypeError, AttributeError)
 _KEEPS = {"PUT", "BINPUT", "LONG_BINPUT"}
+
+
+class _Refused(ValueError):
+    """The pickle asks for more than data."""
 
 
 class _Plain(pickle.Unpickler):
     def find_class(self, module_name: str, global_name: str) -> Any:
-        raise ValueError(_refusal(f"{module_name}.{global_name}"))
+        raise _Refused(_refusal(f"{module_name}.{global_name}"))
 
 
 def _refusal(what: str) -> str:
@@ -44,12 +50,14 @@ def plain_loads(data: bytes) -> Any:
     try:
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name not in _PLAIN:
-                raise ValueError(_refusal(_asked(opcode.name, argument)))
+                raise _Refused(_refusal(_asked(opcode.name, argument)))
             # Places are numbered from 0 as they come; a large number alone would fill the memory.
             if opcode.name in _KEEPS and int(str(argument)) > len(data):
-                raise ValueError(_refusal(f"place {argument}"))
+                raise _Refused(_refusal(f"place {argument}"))
         return _Plain(io.BytesIO(data)).load()
-    except (pickle.UnpicklingError, EOFError, IndexError, KeyError, TypeError) as error:
+    except _Refused:
+        raise
+    except (pickle.UnpicklingError, *_BROKEN) as error:
         raise ValueError(f"these {len(data)} bytes are no pickle that is whole: {error}") from None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 
 _FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n]*$", re.MULTILINE)
 _PYTHON = {"", "python", "python3", "py"}
@@ -51,9 +52,17 @@ def defines(source: str, name: str) -> bool:
 def top_names(source: str) -> list[str]:
     """Functions and classes that the source defines. Raises SyntaxError where it is none."""
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    return [node.name for node in ast.parse(source).body if isinstance(node, kinds)]
+    return [node.name for node in _parsed(source).body if isinstance(node, kinds)]
 
 
 def names_used(source: str) -> set[str]:
-    """Every name that the source reads. Raises SyntaxError where it is none."""
-    return {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
+    """Every name that the source reads or sets. Raises SyntaxError where it is none."""
+    return {node.id for node in ast.walk(_parsed(source)) if isinstance(node, ast.Name)}
+
+
+def _parsed(source: str) -> ast.Module:
+    with warnings.catch_warnings():
+        # Of a benchmark's own code, which is as it is.
+        warnings.simplefilter("ignore", SyntaxWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return ast.parse(source)
