@@ -48,24 +48,102 @@ def train(
 
 @app.command("eval")
 def evaluate(
-    model: Annotated[str, typer.Argument(help="a hub id, a model's folder, or a run's folder")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="a hub id, a model's folder, or a run's, as runs/x@final, @best, @step120"
+        ),
+    ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(help="task.key=value, model.key=value or evaluation.key=value"),
+        typer.Argument(help="task.key=value, suite.key=value, model., evaluation. or limits."),
     ] = None,
     task: Annotated[
         str | None, typer.Option(help="the kind of task; a run's folder brings its own")
+    ] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="benchmarks instead of a task, as math500,aime24")
+    ] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="folder of the suites' problems; the hub by default")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="folder of the suites' answers, which are kept and extended")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="answers per problem of a suite; as published by default")
     ] = None,
     seed: Annotated[int, typer.Option(help="seed of the sampling")] = 0,
     engine: Annotated[
         str | None, typer.Option(help="native or vllm; a run's folder brings its own")
     ] = None,
 ) -> None:
-    """Measure pass@1 of a model, with its interval."""
+    """Measure pass@1 of a model, with its interval: on a task, or on benchmarks (--suite)."""
     with _user_errors():
-        from tandem.front import commands
+        if suite is None:
+            for name, value in (
+                ("--data-root", data_root),
+                ("--output", output),
+                ("--samples", samples),
+            ):
+                if value is not None:
+                    raise ValueError(f"{name} is of suites; name some with --suite")
+            from tandem.front import commands
 
-        commands.evaluate(model, task=task, overrides=overrides or [], seed=seed, engine=engine)
+            commands.evaluate(model, task=task, overrides=overrides or [], seed=seed, engine=engine)
+            return
+        if task is not None:
+            raise ValueError("--task and --suite are both given; evaluate one after the other")
+        from tandem.front import suite_command
+
+        suite_command.evaluate(
+            model,
+            suites=suite,
+            data_root=data_root,
+            output=output,
+            samples=samples,
+            seed=seed,
+            engine=engine,
+            overrides=overrides or [],
+        )
+
+
+@app.command()
+def study(
+    path: Annotated[str, typer.Argument(help="a study's file, or the name of one of tandem's own")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="section.key=value, applied over the study's file")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print every cell and the time; run nothing")
+    ] = False,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="cells at once, each in a process (and on a GPU) of its own")
+    ] = 1,
+) -> None:
+    """Run a study's cells, those that are missing, and write its tables."""
+    with _user_errors():
+        from tandem.front import studying
+
+        studying.study(path, overrides or [], dry_run=dry_run, jobs=jobs)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="folders of runs and of studies")],
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="the run, or the study's row, that the others are compared with"),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="a folder for the tables as Markdown, CSV and HTML")
+    ] = None,
+) -> None:
+    """Compare runs, paired by seed or by problem, with intervals and corrected verdicts."""
+    with _user_errors():
+        from tandem.front import comparing
+
+        comparing.compare(runs, baseline=baseline, output=output)
 
 
 @app.command()

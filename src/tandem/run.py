@@ -13,21 +13,18 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from tandem.engines import refuse_engine, vllm_engine
 from tandem.evaluation import EvaluationResult
 from tandem.evaluation.record import forget_after
-from tandem.models.loading import LoadedModel, load_model
+from tandem.front.alone import alone
+from tandem.models.loading import LoadedModel
 from tandem.models.settings import ModelSettings
-from tandem.models.speaker import Speaker
-from tandem.models.vocabulary import Alignment, align
-from tandem.rollout.engine import Engine
-from tandem.rollout.protocol import RolloutEngine
+from tandem.models.vocabulary import silenced_ids
 from tandem.studies.report import write_report
 from tandem.tasks.base import Task
 from tandem.training.checkpoint import list_checkpoints, load_checkpoint, sweep
@@ -115,33 +112,27 @@ def evaluate(
     Ids that its generation_config.json suppresses never occur: a distilled student's law is the
     one it was trained with only where the teacher's end ids stay silent.
     """
-    refuse_engine(engine)
     own = ModelSettings(path=model) if isinstance(model, str) else model
-    if threads is not None:
-        torch.set_num_threads(threads)
-    loaded = load_model(own, device=resolve_device(device))
-    generation = loaded.model.generation_config
-    silenced = () if generation is None else tuple(generation.suppress_tokens or ())
-    alignment = replace(align(loaded), teacher_end_ids=silenced)
-    speaker = Speaker(loaded.model, own_end_ids=loaded.end_ids, alignment=alignment)
     longest = settings.max_new_tokens or max_new_tokens
-    speaks: RolloutEngine = Engine(speaker, {}, slots=slots)
-    if engine == "vllm":
-        speaks = vllm_engine(speaker, slots=slots, longest=max_prompt_tokens + longest)
-    try:
+    with alone(
+        own,
+        slots=slots,
+        longest=max_prompt_tokens + longest,
+        device=device,
+        threads=threads,
+        engine=engine,
+    ) as speaks:
         return grade(
             settings,
             task=task,
-            engine=speaks,
-            student=loaded,
-            alignment=alignment,
+            engine=speaks.engine,
+            student=speaks.model,
+            alignment=speaks.alignment,
             max_prompt_tokens=max_prompt_tokens,
             max_new_tokens=longest,
             seed=seed,
             on_progress=on_progress or (lambda done, total: None),
         )
-    finally:
-        speaks.close()
 
 
 def _resolve(config: RunConfig | str | Path, overrides: Sequence[str]) -> RunConfig:
@@ -183,7 +174,7 @@ def _train(
             save_final(
                 folder / "final",
                 student=student,
-                silenced_ids=_silenced(student, run.module.student.alignment),
+                silenced_ids=silenced_ids(student, run.module.student.alignment),
                 config=config,
                 metrics=end.metrics,
             )
@@ -206,20 +197,13 @@ def _keep_best(run: Run, student: LoadedModel) -> None:
         save_final(
             best,
             student=student,
-            silenced_ids=_silenced(student, run.module.student.alignment),
+            silenced_ids=silenced_ids(student, run.module.student.alignment),
             config=run.config,
             metrics=metrics,
             beside={SELECTED: now.text()},
         )
 
     run.evaluate = keeping_best(run.evaluate, best=best, save=save)
-
-
-def _silenced(student: LoadedModel, alignment: Alignment) -> list[int]:
-    """Ids of the student that are no part of its law in training, and are not its own end."""
-    own = align(student)
-    ends = set(alignment.teacher_end_ids) - set(own.student_end_ids)
-    return sorted({i for i in ends if i < own.size} | set(range(alignment.size, own.size)))
 
 
 def _check_folder(folder: Path, config: RunConfig, *, resume: bool) -> None:

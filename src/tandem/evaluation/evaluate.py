@@ -98,10 +98,11 @@ def evaluate(
         Completion(prompt, text, len(rollout), rollout.ended == "length", grade)
         for prompt, text, rollout, grade in zip(asked, texts, rollouts, grades, strict=True)
     ]
-    return _summary(completions, samples=samples, dropped=len(prompts) - len(kept))
+    return summary(completions, samples=samples, dropped=len(prompts) - len(kept))
 
 
-def _summary(completions: list[Completion], *, samples: int, dropped: int) -> EvaluationResult:
+def summary(completions: list[Completion], *, samples: int, dropped: int) -> EvaluationResult:
+    """The result of `samples` completions of each problem, those of one problem together."""
     right: dict[str, list[bool]] = {}
     for completion in completions:
         right.setdefault(completion.prompt.id, []).append(completion.grade.correct)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from tandem.front.run_models import folder_of, parse
 from tandem.models.loading import locate
 from tandem.models.settings import ModelSettings
 from tandem.settings import Settings
@@ -45,12 +46,13 @@ class Plan:
 def plan(model: str, *, task: str | None, overrides: Sequence[str]) -> Plan:
     """Resolve the arguments of `tandem eval`.
 
-    model: a run's folder (its final model, prompts, task and limits), a model's folder, a hub id,
-    or an embedded name. task: a kind; needed unless `model` is a run. overrides:
+    model: a run's folder (its final model, or the one after @; its prompts, task and limits), a
+    model's folder, a hub id, or an embedded name. task: a kind; needed unless `model` is a run.
+    overrides:
     `section.key=value` with the sections model, task, evaluation and limits.
     Raises ValueError, in one sentence, for whatever the user can mend.
     """
-    recipe = _defaults(model)
+    recipe = defaults(model)
     if task is not None and recipe.data.get("task", {}).get("kind") != task:
         recipe.data["task"] = {"kind": task}
     recipe = override(recipe, overrides)
@@ -69,9 +71,10 @@ def plan(model: str, *, task: str | None, overrides: Sequence[str]) -> Plan:
     )
 
 
-def _defaults(model: str) -> Recipe:
-    path = Path(model) / "config.yaml"
-    if not path.is_file():
+def defaults(model: str) -> Recipe:
+    """The sections that a model brings with it, before any override."""
+    named = parse(model)
+    if not named.is_run:
         _look_for_a_model(model)
         every_field = {"every": 1, "problems": 200, "samples": 1, "split": "test"}
         # The embedded pair was made for short chains: its context is 128 tokens.
@@ -81,15 +84,12 @@ def _defaults(model: str) -> Recipe:
         return Recipe(data, Source("the command line"))
     # Not the whole run: its behaviour and objective may be classes from files that are gone, and
     # nothing here asks for them.
-    run = read_recipe(path)
-    final = Path(model) / "final"
-    if not final.is_dir():
-        raise ValueError(f"{model} has no final model yet; finish the run with --resume")
+    run = read_recipe(Path(named.path) / "config.yaml")
     sections: dict[str, Any] = run.data
     rollout = build(RolloutSettings, sections["rollout"], place="rollout", source=run.source)
     evaluation = sections.get("evaluation") or {"every": 1, "problems": 200}
     data = {
-        "model": {**sections["student"], "path": str(final)},
+        "model": {**sections["student"], "path": str(folder_of(named))},
         "task": sections["task"],
         # What was watched while training is not what to judge by.
         "evaluation": {**evaluation, "split": "test"},

@@ -120,6 +120,13 @@ def _index(ids: tuple[int, ...], device: torch.device) -> Tensor:
         return torch.tensor(ids, device=device)
 
 
+def silenced_ids(student: LoadedModel, alignment: Alignment) -> list[int]:
+    """Ids of the student that are no part of its law in training, and are not its own end."""
+    own = align(student)
+    ends = set(alignment.teacher_end_ids) - set(own.student_end_ids)
+    return sorted({i for i in ends if i < own.size} | set(range(alignment.size, own.size)))
+
+
 def same_weights(a: LoadedModel, b: LoadedModel) -> bool:
     """Whether two models are one and the same: the same source, or equal parameters (compared in
     the narrower of their dtypes). A teacher equal to its student teaches nothing."""

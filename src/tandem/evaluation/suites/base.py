@@ -6,6 +6,7 @@ A suite is one small file: a class with its `kind`, `hub` and `folder`, and `pro
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -28,8 +29,10 @@ class Suite(Task, ABC):
     hub: ClassVar[str]
     # The same problems in `data_root`.
     folder: ClassVar[str]
-    # What a chat model reads as its system's words, and any other in front of the problem.
+    # What a chat model reads as its system's words, unless it has words of its own.
     instruction: ClassVar[str] = ""
+    # Where the instruction goes for a model of plain text that has no template of its own.
+    plain_template: ClassVar[str] = "{instruction}\n\n{problem}"
 
     data_root: Path | None = None
     samples: int = Field(default=1, gt=0)
@@ -52,10 +55,14 @@ class Suite(Task, ABC):
             )
         return str(path)
 
+    def rows(self) -> Sequence[Row]:
+        """The rows of the source that are problems, in its order."""
+        return read_rows(self.source())
+
     @cached_property
     def problems(self) -> list[Prompt]:
         """All problems in the source's order."""
-        return [self.problem_of(row, n) for n, row in enumerate(read_rows(self.source()))]
+        return [self.problem_of(row, n) for n, row in enumerate(self.rows())]
 
     def prompts(self, split: Split) -> list[Prompt]:
         """Raises ValueError for any split but test: a suite is for judging, not for training."""
@@ -64,3 +71,12 @@ class Suite(Task, ABC):
                 f"suite {self.kind} has no {split} problems: it is for judging; train on a task"
             )
         return self.problems
+
+    def id_of(self, row: Row, number: int) -> str:
+        """The id that the source gives the problem, or its place there."""
+        return str(row["id"]) if "id" in row else f"{self.kind}-{number}"
+
+
+def asked(text: str) -> tuple[dict[str, str], ...]:
+    """A problem as the one turn of a user."""
+    return ({"role": "user", "content": text},)
