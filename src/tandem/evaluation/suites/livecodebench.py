@@ -133,7 +133,7 @@ class LiveCodeBench(CodeSuite):
 
     def program_of(self, prompt: Prompt, source: str) -> Program:
         """The program with the first test."""
-        return _program(json.loads(prompt.answer), source, tests_of(prompt)[0])
+        return _program(json.loads(prompt.answer), source, cases_of(prompt)[0])
 
     def grade_many(self, items: Sequence[tuple[Prompt, str]]) -> list[Grade]:
         """Raises ValueError as the other suites of code, and for tests that are not plain data."""
@@ -151,7 +151,7 @@ class LiveCodeBench(CodeSuite):
         """One test of every answer at a time; an answer that fails one is not run again."""
         sources = [self.source_of(prompt, completion) for prompt, completion in items]
         needed = {prompt.id: json.loads(prompt.answer) for prompt, _ in items}
-        tests = {prompt.id: tests_of(prompt) for prompt, _ in items}
+        tests = {prompt.id: cases_of(prompt) for prompt, _ in items}
         failed: dict[int, str] = {n: "no answer" for n, text in enumerate(sources) if not text}
         for turn in range(max(map(len, tests.values()))):
             playing = [
@@ -170,7 +170,7 @@ class LiveCodeBench(CodeSuite):
         ]
 
 
-def tests_of(prompt: Prompt) -> list[dict[str, Any]]:
+def cases_of(prompt: Prompt) -> list[dict[str, Any]]:
     """The problem's tests, public ones first. Raises ValueError for a file that is not plain."""
     needed = json.loads(prompt.answer)
     private = needed["private"]
