@@ -19,6 +19,7 @@ from tandem.studies.grid import (
     Point,
     Study,
     distinct,
+    models_to_make,
     overrides_of,
     reporting_cells,
     tuning_cells,
@@ -160,7 +161,7 @@ def test_models_that_the_study_makes_are_named_by_their_folder(tmp_path: Path) -
         _axis(["opd", "trb"], weak={"student": {"path": "made:weaker"}})(data)
 
     study = small_study(tmp_path, change)
-    assert study.model_recipes["weaker"].data["steps"] == 3
+    assert models_to_make(study)["weaker"].steps == 3
     weak = [c for c in reporting_cells(study, first_settings(study.file)) if c.point != MAIN]
     assert {c.config.student.path for c in weak} == {str(study.folder / "models" / "weaker")}
     with pytest.raises(
@@ -170,6 +171,21 @@ def test_models_that_the_study_makes_are_named_by_their_folder(tmp_path: Path) -
             tmp_path,
             lambda data: (change(data), _axis(["opd"], v={"student.path": "made:waeker"})(data)),
         )
+
+
+def test_a_model_may_be_made_from_those_before_it(tmp_path: Path) -> None:
+    def change(*names: str) -> Any:
+        made = {
+            "teacher": {"recipe": "arithmetic_base", "set": {"prune.keep": [0, 1, 2, 3]}},
+            "student": {"recipe": "arithmetic_base", "set": {"prune.path": "made:teacher"}},
+        }
+        return lambda data: data.update(models={name: made[name] for name in names})
+
+    study = small_study(tmp_path, change("teacher", "student"))
+    prune = models_to_make(study)["student"].prune
+    assert prune is not None and prune.path == str(study.folder / "models" / "teacher")
+    with pytest.raises(ValueError, match="model 'student': 'made:teacher' is no model that the st"):
+        small_study(tmp_path, change("student", "teacher"))
 
 
 @pytest.mark.parametrize(

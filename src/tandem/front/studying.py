@@ -30,6 +30,7 @@ from tandem.studies.grid import (
     Study,
     distinct,
     model_folder,
+    models_to_make,
     open_study,
     reporting_cells,
     tuning_cells,
@@ -37,9 +38,7 @@ from tandem.studies.grid import (
 from tandem.studies.runner import Job, run_jobs
 from tandem.studies.study_folder import begin, cell_end, last_validation, read_study, write_plan
 from tandem.training.claim import claim
-from tandem.training.components import build
 from tandem.training.config import RunConfig, plain_data
-from tandem.training.pretrain import PretrainSettings
 from tandem.training.signals import terminated_like_ctrl_c
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -97,7 +96,8 @@ def _run(study: Study, jobs: int, console: Console) -> None:
     board = Board(study, console, jobs=jobs)
     environments = _environments(jobs, tuning or reporting_cells(study, first_settings(study.file)))
     with board:
-        run_jobs(_models(study), environments=environments, hear=board)
+        # One after another: a model may be made from another one.
+        run_jobs(_models(study), environments=environments[:1], hear=board)
         run_jobs(_cell_jobs(study, tuning), environments=environments, hear=board)
         choices = choose(study.file, _scores(study, tuning))
         write_choices(study.folder, choices)
@@ -112,13 +112,11 @@ def _run(study: Study, jobs: int, console: Console) -> None:
 
 def _models(study: Study) -> list[Job]:
     """The models that are still to be made."""
-    jobs: list[Job] = []
-    for name, recipe in study.model_recipes.items():
-        folder = model_folder(study, name)
-        settings = build(PretrainSettings, recipe.data, place="", source=recipe.source)
-        if not folder.is_dir():
-            jobs.append(Job(f"model {name}", make_model, ModelWork(settings, str(folder))))
-    return jobs
+    return [
+        Job(f"model {name}", make_model, ModelWork(settings, str(model_folder(study, name))))
+        for name, settings in models_to_make(study).items()
+        if not model_folder(study, name).is_dir()
+    ]
 
 
 def _cell_jobs(study: Study, cells: Sequence[Cell]) -> list[Job]:

@@ -13,6 +13,7 @@ import yaml
 from tandem.studies.study_file import Fragment, StudyFile, load_study
 from tandem.training.components import build
 from tandem.training.config import RunConfig, plain_data
+from tandem.training.pretrain import PretrainSettings
 from tandem.training.recipe_file import Recipe, override, read_recipe
 
 MADE = "made:"
@@ -105,8 +106,7 @@ def open_study(
         runs=Path(runs),
         recipes={row: recipes[name] for row, name in names.items()},
         model_recipes={
-            name: override(read_recipe(find(model.recipe)), overrides_of(model.set))
-            for name, model in file.models.items()
+            name: read_recipe(find(model.recipe)) for name, model in file.models.items()
         },
         data=own.data,
     )
@@ -174,6 +174,22 @@ def model_folder(study: Study, name: str) -> Path:
     return study.folder / "models" / name
 
 
+def models_to_make(study: Study) -> dict[str, PretrainSettings]:
+    """How each model is made, in order: one may be made from those before it.
+
+    Raises ValueError, naming the model, for a mistake in any of them.
+    """
+    found: dict[str, PretrainSettings] = {}
+    for name, model in study.file.models.items():
+        try:
+            own = _with_models(study, model.set, known=list(found))
+            recipe = override(study.model_recipes[name], [*overrides_of(own), f"name={name}"])
+            found[name] = build(PretrainSettings, recipe.data, place="", source=recipe.source)
+        except ValueError as error:
+            raise ValueError(f"model {name!r}: {error}") from None
+    return found
+
+
 def _cell(study: Study, phase: Phase, point: Point, row: str, setting: int, seed: int) -> Cell:
     place = f"setting-{setting}" if phase == "tuning" else point.slug
     parts = (place, row) if phase == "reporting" else (row, place)
@@ -194,21 +210,22 @@ def _config(study: Study, point: Point, row: str, setting: int, last: Sequence[s
         layers.append(file.axes[point.axis].values[point.value])
     recipe = study.recipes[row]
     for layer in layers:
-        recipe = override(recipe, overrides_of(_with_models(study, layer)))
+        made = _with_models(study, layer, known=list(file.models))
+        recipe = override(recipe, overrides_of(made))
     recipe = override(recipe, last)
     return build(RunConfig, recipe.data, place="", source=recipe.source)
 
 
-def _with_models(study: Study, value: Any) -> Any:
+def _with_models(study: Study, value: Any, *, known: Sequence[str]) -> Any:
     """`value` with each `made:<name>` in it replaced by that model's folder."""
     if isinstance(value, Mapping):
-        return {key: _with_models(study, inner) for key, inner in value.items()}
+        return {key: _with_models(study, inner, known=known) for key, inner in value.items()}
     if not (isinstance(value, str) and value.startswith(MADE)):
         return value
     name = value.removeprefix(MADE)
-    if name not in study.file.models:
-        near = get_close_matches(name, study.file.models, n=1, cutoff=0.0)
-        hint = f"did you mean {MADE + near[0]!r}?" if near else "the study has no models section"
+    if name not in known:
+        near = get_close_matches(name, known, n=1, cutoff=0.0)
+        hint = f"did you mean {MADE + near[0]!r}?" if near else "none is made before it"
         raise ValueError(f"{value!r} is no model that the study makes; {hint}")
     return str(model_folder(study, name))
 
@@ -216,6 +233,7 @@ def _with_models(study: Study, value: Any) -> Any:
 def _check(study: Study) -> None:
     """Raise ValueError unless every cell is a run, and rows of one table differ in method alone."""
     file, seed = study.file, study.file.seeds.reporting[0]
+    models_to_make(study)
     for point in points(file):
         # Where the axis leaves the baseline alone, this is its cell of the main table.
         base = _cell(study, "reporting", point, file.baseline, 0, seed)

@@ -104,7 +104,7 @@ def as_text(one: ResultTable) -> list[str]:
 
 def _shown(one: ResultTable) -> tuple[list[str], list[list[str]]]:
     """Header and cells as people read them; the column of settings only where there are any."""
-    header = list(_COLUMNS)
+    header: list[str] = list(_COLUMNS)
     rows: list[list[str]] = []
     for line in one.lines:
         compared = _compared(line)
