@@ -183,6 +183,7 @@ def test_elsewhere_than_on_linux_no_program_runs(monkeypatch: pytest.MonkeyPatch
 def test_a_sandbox_that_cannot_start_is_no_wrong_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isolation().holds
     monkeypatch.setattr(sandbox, "_libraries", lambda: ("/nowhere",))
+    monkeypatch.setattr(sandbox.time, "sleep", lambda seconds: None)
     with pytest.raises(SandboxError, match="mount"):
         Sandbox().run_many([DOUBLE])
 

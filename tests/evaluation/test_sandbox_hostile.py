@@ -10,10 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
-from sandbox_attacks import CHECKS, RIGHT, SECONDS, gone, judged, named, printed
+from sandbox_attacks import CHECKS, RIGHT, SECONDS, WRONG, gone, judged, named, printed
 
 import tandem
 from tandem.evaluation.sandbox import Limits, Outcome, Program, Sandbox
+from tandem.evaluation.sandbox.sandbox import _run
+
+FORKS = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"
 
 
 def test_a_fork_bomb_is_bounded_and_leaves_no_process() -> None:
@@ -41,10 +44,7 @@ while True:
     except OSError: break
 """
     assert 1 <= printed(count).stdout.count("x") < Limits().processes
-    everywhere = (
-        named("forkbomb") + "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"
-    )
-    assert judged(everywhere) == Outcome(False, "timeout")
+    assert judged(named("forkbomb") + FORKS) == Outcome(False, "timeout")
     assert gone("forkbomb")
 
 
@@ -243,10 +243,7 @@ def test_deep_recursion_is_a_wrong_answer() -> None:
     assert not judged(nested).passed
 
 
-def test_daemons_and_zombies_end_with_the_program() -> None:
-    source = (
-        named("daemonised")
-        + """
+DAEMONS = """
 import os, time
 for _ in range(2):
     if os.fork() == 0:
@@ -256,9 +253,10 @@ for _ in range(2):
             while True: time.sleep(1)
         os._exit(0)
 """
-        + RIGHT
-    )
-    assert judged(source) == Outcome(True)
+
+
+def test_daemons_and_zombies_end_with_the_program() -> None:
+    assert judged(named("daemonised") + DAEMONS + RIGHT) == Outcome(True)
     assert gone("daemonised")
 
 
@@ -267,9 +265,29 @@ def test_a_program_cannot_give_itself_new_privileges() -> None:
 import ctypes, os
 libc = ctypes.CDLL(None, use_errno=True)
 print(os.getuid() == 0)
-for name, given in (("setuid", (0,)), ("mount", (b"none", b"/work", b"tmpfs", 0, None)),
-                    ("chroot", (b"/work",)), ("sethostname", (b"x", 1)), ("unshare", (0x20000,))):
-    print(name, libc[name](*given))
+for name, given in (
+    ("setuid", (0,)), ("mount", (b"none", b"/work", b"tmpfs", 0, None)), ("chroot", (b"/work",)),
+    ("sethostname", (b"x", 1)),
+    # New mounts, a new user namespace, and both.
+    ("unshare", (0x20000,)), ("unshare", (0x10000000,)), ("unshare", (0x10020000,)),
+): print(name, libc[name](*given))
 """
     lines = printed(source).stdout.splitlines()
     assert lines[0] == "False" and all(line.endswith(" -1") for line in lines[1:])
+    assert len(lines) == 8
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (named("unisolated") + "while True: pass", "timeout"),
+        (named("unisolated") + FORKS, "timeout"),
+        ("def answer(): return len(bytearray(10 * 2**30))", "error: MemoryError"),
+        (named("unisolated") + DAEMONS + WRONG, "wrong answer"),
+    ],
+    ids=["loop", "fork bomb", "memory", "daemons"],
+)
+def test_limits_hold_without_isolation_too(source: str, reason: str) -> None:
+    limits = Limits(seconds=SECONDS)
+    assert _run(Program(source, CHECKS), limits, isolated=False) == Outcome(False, reason)
+    assert gone("unisolated")

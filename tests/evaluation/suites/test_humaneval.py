@@ -125,6 +125,7 @@ def test_the_data_are_the_164_problems(test_data: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.data
 def test_all_164_reference_solutions_pass(test_data: Path) -> None:
     suite = HumanEval(data_root=test_data, workers=2, seconds=60.0)

@@ -90,6 +90,7 @@ def test_a_sample_of_the_references_passes_and_the_neighbours_solution_fails(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.data
 def test_all_500_reference_solutions_pass(test_data: Path) -> None:
     suite = MBPP(data_root=test_data, workers=2, seconds=60.0)

@@ -29,7 +29,7 @@ from tandem.evaluation.sandbox.forms import Checks, Limits, Outcome, Program
 
 # Seconds beyond the limit in which the stage must have cleared everything away.
 _GRACE = 30.0
-_REPORT_BYTES = 1 << 16
+_ATTEMPTS = 3
 _HERE = Path(__file__).parent
 # Only these modules, without what their packages import; the settings of `python -I`, but for the
 # environment, whose one variable makes sets of strings iterate alike in every run.
@@ -124,7 +124,7 @@ class Sandbox:
         found: dict[Program, Outcome] = {}
         with ThreadPoolExecutor(max_workers=self.workers) as pool:
             waiting = {
-                pool.submit(_run, program, self.limits, isolated=isolated): program
+                pool.submit(_run_patiently, program, self.limits, isolated=isolated): program
                 for program in distinct
             }
             try:
@@ -154,6 +154,16 @@ def _libraries() -> tuple[str, ...]:
     return tuple(kept)
 
 
+def _run_patiently(program: Program, limits: Limits, *, isolated: bool) -> Outcome:
+    """A machine that is short of memory or processes for a moment is asked again."""
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return _run(program, limits, isolated=isolated)
+        except SandboxError:
+            time.sleep(1.0)
+    return _run(program, limits, isolated=isolated)
+
+
 def _run(program: Program, limits: Limits, *, isolated: bool) -> Outcome:
     limited = asdict(limits)
     part = {
@@ -173,6 +183,8 @@ def _run(program: Program, limits: Limits, *, isolated: bool) -> Outcome:
             {"token": token, "before": tests.before, "names": tests.names, "tests": tests.source}
         )
     printed, report = _play(parts, limits)
+    if "fault" in report or (isolated and "how" not in report):
+        raise SandboxError(report.get("fault", "a run ended without a report"))
     return _outcome(program, printed, report, token, output=limits.output_mib << 20)
 
 
@@ -240,8 +252,6 @@ def _collect(process: subprocess.Popen[bytes], report: int, limits: Limits) -> t
 def _outcome(
     program: Program, printed: bytes, said: dict[str, Any], token: str, *, output: int
 ) -> Outcome:
-    if "fault" in said:
-        raise SandboxError(said["fault"])
     stdout = printed[:output].decode(errors="replace")
     if program.tests is not None:
         right = hmac.compare_digest(str(said.get("token", "")), token)

@@ -62,12 +62,14 @@ def adopt_orphans() -> None:
     _call("prctl", _SUBREAPER, 1, 0, 0, 0)
 
 
-def enter(*, libraries: list[str], memory_mib: int, privileges: int) -> None:
+def enter(*, libraries: list[str], memory_mib: int, privileges: int) -> int:
     """Leave the caller's namespaces; the next child has process number 1 in its own.
 
-    libraries: folders and files that stay readable. memory_mib: what may be written in all. Raises
-    OSError that names the call that the kernel refused.
+    libraries: folders and files that stay readable. memory_mib: what may be written in all.
+    Returns a descriptor of the /proc that is left, for `confine`. Raises OSError that names the
+    call that the kernel refused.
     """
+    before = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
     root = _holds(privileges, _SETGID, _SETUID, _SYS_ADMIN)
     spaces = _NEW_MOUNTS | _NEW_UTS | _NEW_IPC | _NEW_PROCESSES | _NEW_NETWORK
     user, group = os.geteuid(), os.getegid()
@@ -77,6 +79,7 @@ def enter(*, libraries: list[str], memory_mib: int, privileges: int) -> None:
         Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
         Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
     _change_root(libraries, memory_mib=memory_mib)
+    return before
 
 
 def _mount(source: str, target: str, kind: bytes, flags: int, options: str = "") -> None:
@@ -151,12 +154,14 @@ def be_killed_first() -> None:
     Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-def confine(limits: dict[str, int], *, isolated: bool, privileges: int) -> None:
+def confine(limits: dict[str, int], *, proc: int | None, privileges: int) -> None:
     """Give up every privilege and set the limits, in the process that will run the program.
 
-    limits: the fields of `Limits` by name. Without isolation they hold all the same, and the
-    program of a caller who may change users runs as nobody, who may read what the caller may.
+    limits: the fields of `Limits` by name. proc: what `enter` returned; None without isolation,
+    where the limits hold all the same, and the program of a caller who may change users runs as
+    nobody, who may read what the caller may.
     """
+    isolated = proc is not None
     os.setsid()
     kept = 0
     if _holds(privileges, _SETGID, _SETUID):
@@ -167,6 +172,11 @@ def confine(limits: dict[str, int], *, isolated: bool, privileges: int) -> None:
         kept = 0 if isolated else privileges & 1 << _READ_ANYTHING
     if isolated and _holds(privileges, _SETGID, _SETUID, _SYS_ADMIN):
         _call("unshare", _NEW_USER)
+    if proc is not None:
+        # In a user namespace of its own making a program would be privileged again.
+        most = os.open("sys/user/max_user_namespaces", os.O_WRONLY, dir_fd=proc)
+        os.write(most, b"0")
+        os.close(most)
     header = (ctypes.c_uint32 * 2)(_CAPABILITIES_V3, 0)
     # Effective, permitted and inheritable ones, the lower half of each first.
     sets = (ctypes.c_uint32 * 6)(kept, kept, 0, 0, 0, 0)

@@ -118,15 +118,16 @@ class Stage:
             spaces.ask_signal_at_parents_end(signal.SIGTERM)
             spaces.adopt_orphans()
             spaces.be_killed_first()
+            proc = None
             if self.part["isolated"]:
                 room = 4 * self.limits["file_mib"]
-                spaces.enter(
+                proc = spaces.enter(
                     libraries=self.part["libraries"], memory_mib=room, privileges=self.privileges
                 )
             hears, tells = os.pipe()
             child = os.fork()
             if not child:
-                self._perform(play, kept or [], entrance, tells)
+                self._perform(play, kept or [], entrance, tells, proc)
             os.close(tells)
             said = os.read(hears, 1000)
             if said != _READY:
@@ -138,15 +139,19 @@ class Stage:
         os._exit(status)
 
     def _perform(
-        self, play: Callable[[], int], kept: list[int], entrance: int | None, tells: int
+        self,
+        play: Callable[[], int],
+        kept: list[int],
+        entrance: int | None,
+        tells: int,
+        proc: int | None,
     ) -> NoReturn:
         """In the last child: take the limits on, forget every other descriptor, and play."""
         try:
             nothing = os.open("/dev/null", os.O_RDWR)
             os.dup2(nothing if entrance is None else entrance, 0)
             os.dup2(nothing, 2)
-            isolated: bool = self.part["isolated"]
-            spaces.confine(self.limits, isolated=isolated, privileges=self.privileges)
+            spaces.confine(self.limits, proc=proc, privileges=self.privileges)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
             os.write(tells, _READY)
         except BaseException as error:
