@@ -12,7 +12,7 @@ import torch
 
 from tandem.evaluation.generations import GENERATIONS, opened
 from tandem.evaluation.intervals import wilson
-from tandem.evaluation.suite_result import SuiteResult, sizes
+from tandem.evaluation.suite_result import SuiteResult, sizes, voters
 from tandem.evaluation.suite_run import RESULT, Asking, request_id, run_suite
 from tandem.evaluation.suites import suite_named
 from tandem.evaluation.suites.base import Suite
@@ -83,9 +83,8 @@ def suite(samples: int = 2, problems: int = 5, **fields: Any) -> Suite:
 
 def run(folder: Path, asked: Suite, asking: Asking, **options: Any) -> SuiteResult:
     silent: Callable[[int, int], None] = lambda done, total: None  # noqa: E731
-    return run_suite(
-        asked, asking, folder=folder, **({"on_answer": silent, "on_grade": silent} | options)
-    )
+    watched: dict[str, Any] = dict.fromkeys(("on_answer", "on_grade", "on_count"), silent)
+    return run_suite(asked, asking, folder=folder, **(watched | options))
 
 
 def lines(folder: Path) -> list[str]:
@@ -246,7 +245,8 @@ def test_the_result_is_what_the_grades_say(tmp_path: Path) -> None:
 def test_several_samples_give_pass_and_majority_at_powers_of_two(tmp_path: Path) -> None:
     assert sizes(1) == [1] and sizes(8) == [1, 2, 4, 8] and sizes(6) == [1, 2, 4, 6]
     result = run(tmp_path, suite(6, 20), Oracle().asking())
-    assert list(result.passed) == list(result.majority) == [1, 2, 4, 6]
+    assert list(result.passed) == [1, 2, 4, 6] and list(result.majority) == [4, 6]
+    assert voters(1) == [1] and voters(64) == [4, 16, 64] and voters(512) == [4, 16, 64]
     means = [result.passed[k].mean for k in result.passed]
     assert means == sorted(means) and means[0] == pytest.approx(result.at_1.pass_at_1.mean)
     any_right = [score > 0 for score in result.at_1.scores.values()]
@@ -258,12 +258,14 @@ def test_progress_counts_kept_answers_and_ends_at_all_of_them(tmp_path: Path) ->
         run(tmp_path, suite(4), Oracle(breaks_after=10).asking())
     answers: list[tuple[int, int]] = []
     graded: list[tuple[int, int]] = []
+    counted: list[tuple[int, int]] = []
     run(
         tmp_path,
         suite(4),
         Oracle().asking(),
         on_answer=lambda *told: answers.append(told),
         on_grade=lambda *told: graded.append(told),
+        on_count=lambda *told: counted.append(told),
     )
     assert answers[0] == (10, 20) and answers[-1] == (20, 20) and answers == sorted(answers)
-    assert graded[-1] == (20, 20)
+    assert graded[-1] == (20, 20) and counted == [(0, 1), (1, 1)]

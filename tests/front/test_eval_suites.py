@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -25,12 +24,9 @@ def tandem(*arguments: str) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-def plan(model: str = "embedded:student", **options: Any) -> Any:
-    return plan_suites(model, **({"suites": ["arithmetic"]} | options))
-
-
 def test_fields_are_said_for_all_suites_or_for_one() -> None:
-    planned = plan(
+    planned = plan_suites(
+        "embedded:student",
         suites=["aime24", "arithmetic"],
         samples=3,
         overrides=["suite.temperature=0.5", "arithmetic.samples=7", "limits.slots=2"],

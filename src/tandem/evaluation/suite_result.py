@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,16 +14,17 @@ from tandem.evaluation.intervals import Interval
 from tandem.evaluation.majority import MOST, Majority, majority_at_k
 from tandem.tasks.base import Grade
 
+VOTERS = (4, 16, 64)
+
 
 @dataclass(frozen=True, slots=True)
 class SuiteResult:
     """A suite's scores; rates are shares of all completions.
 
     at_1: pass@1, scores by problem, length, truncation, no-answer rate. passed: pass@k for the
-    powers of two up to the samples, and for all of them. majority: maj@k for the same k; empty
-    where no answer can be voted on. repeated: mean share of repeated 4-grams. looping: share of
-    completions that end in a loop.
-    left_out: problems that were not asked, by the user's wish.
+    powers of two up to the samples, and for all of them. majority: maj@k for the k of `voters`;
+    empty where no answer can be voted on. repeated: mean share of repeated 4-grams. looping: share
+    of completions that end in a loop. left_out: problems that were not asked, by the user's wish.
     """
 
     suite: str
@@ -56,20 +57,34 @@ class SuiteResult:
 
 
 def summarise(
-    completions: Sequence[Completion], *, suite: str, samples: int, dropped: int, left_out: int
+    completions: Sequence[Completion],
+    *,
+    suite: str,
+    samples: int,
+    dropped: int,
+    left_out: int,
+    on_count: Callable[[int, int], None],
 ) -> SuiteResult:
-    """The scores of `samples` completions of each problem, those of one problem together."""
+    """The scores of `samples` completions of each problem, those of one problem together.
+
+    on_count: told (done, total) of the votes, which take a second per problem of 512 samples.
+    """
     grades: dict[str, list[Grade]] = {}
     for completion in completions:
         grades.setdefault(completion.prompt.id, []).append(completion.grade)
     assert all(len(given) == samples for given in grades.values())
-    ks = sizes(samples)
-    voted = samples <= MOST and any(c.grade.answer for c in completions)
+    majority: dict[int, Majority] = {}
+    if samples <= MOST and any(c.grade.answer for c in completions):
+        ks = voters(samples)
+        for k in ks:
+            on_count(len(majority), len(ks))
+            majority[k] = majority_at_k(grades, k=k)
+        on_count(len(ks), len(ks))
     return SuiteResult(
         suite=suite,
         at_1=summary(list(completions), samples=samples, dropped=dropped),
-        passed={k: pass_at_k(grades, k=k) for k in ks},
-        majority={k: majority_at_k(grades, k=k) for k in ks} if voted else {},
+        passed={k: pass_at_k(grades, k=k) for k in sizes(samples)},
+        majority=majority,
         repeated=float(np.mean([repeats(c.text) for c in completions])),
         looping=float(np.mean([looping_tail(c.text) > 0 for c in completions])),
         left_out=left_out,
@@ -77,5 +92,13 @@ def summarise(
 
 
 def sizes(samples: int) -> list[int]:
-    """The k of pass@k and maj@k: 1, 2, 4, … below the number of samples, and that number."""
+    """The k of pass@k: 1, 2, 4, … below the number of samples, and that number."""
     return [*(2**e for e in range(samples.bit_length()) if 2**e < samples), samples]
+
+
+def voters(samples: int) -> list[int]:
+    """The k of maj@k: 4, 16, 64 below the number of samples, and that number up to 64.
+
+    Subsets of hundreds of answers take long to count, and add little to 64.
+    """
+    return [*(k for k in VOTERS if k < samples), *([samples] if samples <= VOTERS[-1] else [])]

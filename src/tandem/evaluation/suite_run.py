@@ -69,13 +69,15 @@ def run_suite(
     problems: int | None = None,
     on_answer: Progress,
     on_grade: Progress,
+    on_count: Progress,
 ) -> SuiteResult:
     """Answer what is missing in `folder`, grade `suite.samples` answers to each problem, and write
     result.json there.
 
-    problems: only the first so many. on_answer, on_grade: told (done, total) answers. Answers that
-    reached the length limit are graded as they stand, and graded anew each time. Raises ValueError
-    where the folder holds answers of another model or other settings, or no prompt is short enough.
+    problems: only the first so many. on_answer, on_grade: told (done, total) answers; on_count: how
+    far the counting of votes is. Answers that reached the length limit are graded as they stand,
+    and graded anew each time. Raises ValueError where the folder holds answers of another model or
+    other settings, or no prompt is short enough.
     """
     if suite.samples >= 2**_SAMPLE_BITS:
         raise ValueError(
@@ -93,6 +95,7 @@ def run_suite(
             samples=suite.samples,
             dropped=len(asked) - len(kept),
             left_out=len(suite.problems) - len(asked),
+            on_count=on_count,
         )
         write_whole(folder / RESULT, {**result.as_json(), "of": _identity(suite, asking)})
     return result

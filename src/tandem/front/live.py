@@ -11,7 +11,7 @@ from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -283,12 +283,12 @@ def quiet_libraries() -> None:
 
 @contextmanager
 def answering(title: str, console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A progress callback (done, total) of answers: a bar on a terminal, nothing elsewhere."""
+    """A progress callback (done, total): a bar with the time left on a terminal, else nothing."""
     if not console.is_terminal:
         yield lambda done, total: None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(BAR_WIDTH), MofNCompleteColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    shown = (TextColumn("{task.description}"), BarColumn(BAR_WIDTH), MofNCompleteColumn())
+    with Progress(*shown, TimeRemainingColumn(), console=console, transient=True) as progress:
         bar = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(bar, completed=done, total=total)
 

@@ -19,7 +19,7 @@ Progress = Callable[[int, int], None]
 
 SECONDS_BETWEEN_LINES = 15.0
 """Off a terminal, how often a line says how far things are."""
-HEADER = ("suite", "problems", "pass@1", "pass@n", "maj@n", "tokens", "cut", "no answer", "loops")
+HEADER = ("suite", "problems", "pass@1", "pass@k", "maj@k", "tokens", "cut", "no answer", "loops")
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def watching(console: Console) -> Iterator[Callable[[str], Progress]]:
     """Makes the progress callback (done, total) of a phase from its name: a bar with the time left
     on a terminal, a line now and then elsewhere."""
     if not console.is_terminal:
-        yield lambda name: _lines(name, console)
+        yield lambda name: lines(name, console)
         return
     columns = (
         TextColumn("{task.description}"),
@@ -52,24 +52,23 @@ def _bar(name: str, bars: Bars) -> Progress:
     return show
 
 
-def _lines(name: str, console: Console, *, now: Callable[[], float] = time.monotonic) -> Progress:
+def lines(name: str, console: Console, *, now: Callable[[], float] = time.monotonic) -> Progress:
+    """A progress callback that prints a line with the time left now and then."""
     began: list[tuple[float, int]] = []
     last = now()
 
     def show(done: int, total: int) -> None:
         nonlocal last
-        if not began:
-            began.append((now(), done))
         moment = now()
+        if not began:
+            began.append((moment, done))
         if moment - last < SECONDS_BETWEEN_LINES or done == total:
             return
         last = moment
         start, had = began[0]
-        left = (
-            f", {duration((moment - start) / (done - had) * (total - done))} left"
-            if done > had
-            else ""
-        )
+        left = ""
+        if done > had:
+            left = f", {duration((moment - start) / (done - had) * (total - done))} left"
         console.print(Text(f"{name} {done:,}/{total:,}{left}"), soft_wrap=True)
 
     return show
@@ -87,13 +86,13 @@ def table(results: Sequence[SuiteResult]) -> list[str]:
 
 def _row(result: SuiteResult) -> tuple[str, ...]:
     at_1, n = result.at_1, result.at_1.samples
-    majority = result.majority.get(n)
+    votes = [f"{k}: {_interval(one.accuracy)}" for k, one in result.majority.items()]
     return (
         result.suite,
         f"{len(at_1.scores):,} × {n}",
         _interval(at_1.pass_at_1),
-        _interval(result.passed[n]),
-        "" if majority is None else _interval(majority.accuracy),
+        f"{n}: {_interval(result.passed[n])}",
+        votes[-1] if votes else "",
         f"{at_1.mean_length:,.1f}",
         _share(at_1.truncated),
         _share(at_1.no_answer),

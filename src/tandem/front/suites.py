@@ -157,6 +157,7 @@ def evaluate_suites(
                     problems=limits.problems,
                     on_answer=watch(f"{suite.kind}: answers"),
                     on_grade=watch(f"{suite.kind}: graded"),
+                    on_count=watch(f"{suite.kind}: votes"),
                 ),
             )
 
