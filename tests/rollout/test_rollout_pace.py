@@ -141,7 +141,7 @@ def test_measuring_covers_all_rows_and_widths_and_counts_the_quickest_round() ->
     assert table.seconds == ((3.0,) * 4,) * 3
     shapes = [shape[:2] for shape in teacher.fed]
     assert sorted(set(shapes)) == [(n, g) for n in (1, 4, 6) for g in (1, 2, 4, 8)]
-    assert all(shapes.count(shape) == 3 for shape in shapes), "one round before two timed ones"
+    assert all(shapes.count(shape) == 4 for shape in shapes), "one round before three timed ones"
 
 
 def test_measuring_leaves_the_responses_alone() -> None:

@@ -23,7 +23,7 @@ from tandem.types import Request, Sampling
 
 WIDTHS = (1, 2, 4, 8)
 # Timed rounds of each size, after one that is not; the quickest counts.
-ROUNDS = 2
+ROUNDS = 3
 
 
 class CostBook:
