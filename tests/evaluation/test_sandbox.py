@@ -145,6 +145,19 @@ def test_sets_of_words_iterate_alike_in_every_run() -> None:
     assert len({outcome.stdout for outcome in outcomes}) == 1
 
 
+def test_a_program_starts_with_the_standard_library_and_nothing_of_ours() -> None:
+    source = """
+import sys
+print(sorted(name for name in sys.modules if name.partition(".")[0] in ("torch", "numpy")))
+for name in ("torch", "numpy", "pydantic", "tandem.types"):
+    try: __import__(name)
+    except ImportError: print("no", name)
+import asyncio, bz2, ctypes, decimal, heapq, hashlib, sqlite3, ssl, statistics, zoneinfo
+"""
+    found = script(source)
+    assert found == Outcome(True, "", "[]\nno torch\nno numpy\nno pydantic\nno tandem.types\n")
+
+
 def test_without_isolation_programs_run_only_where_that_is_allowed(
     no_namespaces: None,
 ) -> None:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from sandbox_attacks import CHECKS, RIGHT, SECONDS, WRONG, gone, judged, named, printed
+from sandbox_attacks import CHECKS, PATIENT, RIGHT, SECONDS, WRONG, gone, judged, named, printed
 
 import tandem
 from tandem.evaluation.sandbox import Limits, Outcome, Program, Sandbox
@@ -44,7 +44,7 @@ while True:
     except OSError: break
 """
     assert 1 <= printed(count).stdout.count("x") < Limits().processes
-    assert judged(named("forkbomb") + FORKS) == Outcome(False, "timeout")
+    assert judged(named("forkbomb") + FORKS, seconds=SECONDS) == Outcome(False, "timeout")
     assert gone("forkbomb")
 
 
@@ -69,8 +69,8 @@ while True: pass
 )
 def test_an_endless_program_ends_at_its_time(loop: str) -> None:
     start = time.monotonic()
-    assert judged(named("endless") + loop) == Outcome(False, "timeout")
-    assert time.monotonic() - start < SECONDS + 5.0
+    assert judged(named("endless") + loop, seconds=SECONDS) == Outcome(False, "timeout")
+    assert time.monotonic() - start < SECONDS + 15.0
     assert gone("endless")
 
 
@@ -84,7 +84,7 @@ def test_ten_gigabytes_are_not_had() -> None:
     source = "def answer():\n    x = bytearray(10 * 2**30)\n    return 42"
     assert judged(source) == Outcome(False, "error: MemoryError")
     grows = "def answer():\n    x = []\n    while True: x.append(bytearray(2**20))"
-    assert judged(grows, seconds=20.0).reason in ("error: MemoryError", "the program ended")
+    assert judged(grows).reason in ("error: MemoryError", "the program ended")
 
 
 FILLS = """
@@ -98,7 +98,7 @@ except OSError as error: print(error.strerror)
 
 def test_the_disk_is_not_filled() -> None:
     assert printed(FILLS.format(files=1, mebibytes=100)).stdout == "File too large\n"
-    outcome = printed(FILLS.format(files=20, mebibytes=15), seconds=10.0)
+    outcome = printed(FILLS.format(files=20, mebibytes=15))
     assert outcome.stdout == "No space left on device\n"
 
 
@@ -209,18 +209,18 @@ try: os.killpg({os.getpgid(0)}, signal.SIGKILL)
 except OSError: pass
 {RIGHT}"""
     bystander = Program("print(sum(range(10**6)))")
-    outcomes = Sandbox(Limits(seconds=SECONDS)).run_many([Program(source, CHECKS), bystander])
+    outcomes = Sandbox(Limits(seconds=PATIENT)).run_many([Program(source, CHECKS), bystander])
     assert outcomes[1].passed
 
 
 def test_gigabytes_of_output_are_cut() -> None:
     start = time.monotonic()
     flood = "import sys\nwhile True: sys.stdout.write('x' * 2**20)"
-    outcome = printed(flood, seconds=30.0)
+    outcome = printed(flood)
     assert outcome.reason == "too much output"
     assert len(outcome.stdout) == Limits().output_mib << 20
     assert time.monotonic() - start < 20.0
-    assert judged(flood.replace("while True", "for _ in range(200)") + RIGHT, seconds=20.0).passed
+    assert judged(flood.replace("while True", "for _ in range(200)") + RIGHT).passed
 
 
 @pytest.mark.parametrize(
@@ -236,9 +236,9 @@ def test_closing_the_output_changes_nothing_for_a_tested_program(source: str) ->
 
 def test_deep_recursion_is_a_wrong_answer() -> None:
     source = "import sys\nsys.setrecursionlimit(10**9)\ndef answer(n=0): return answer(n + 1)"
-    assert not judged(source, seconds=20.0, memory_mib=256).passed
+    assert not judged(source, memory_mib=256).passed
     crash = "import sys\nsys.setrecursionlimit(10**9)\nf = lambda x: sorted([x], key=f)\n"
-    assert not judged(crash + "def answer(): return f(1)", seconds=20.0).passed
+    assert not judged(crash + "def answer(): return f(1)").passed
     nested = "def answer():\n    x = []\n    for _ in range(10**5): x = [x]\n    return x"
     assert not judged(nested).passed
 
@@ -288,6 +288,6 @@ for name, given in (
     ids=["loop", "fork bomb", "memory", "daemons"],
 )
 def test_limits_hold_without_isolation_too(source: str, reason: str) -> None:
-    limits = Limits(seconds=SECONDS)
+    limits = Limits(seconds=SECONDS if reason == "timeout" else PATIENT)
     assert _run(Program(source, CHECKS), limits, isolated=False) == Outcome(False, reason)
     assert gone("unisolated")

@@ -140,7 +140,7 @@ class Sandbox:
 
 @cache
 def _libraries() -> tuple[str, ...]:
-    """Folders and links that the interpreter and its extension modules are loaded from."""
+    """Folders that the interpreter and its extension modules are loaded from."""
     # Those of the interpreter itself, not of a virtual environment made with it.
     own = os.path.join(sys.base_exec_prefix, sys.platlibdir)
     libraries = sysconfig.get_config_var("LIBDIR") or own

@@ -95,19 +95,17 @@ def _mount(source: str, target: str, kind: bytes, flags: int, options: str = "")
 
 def _change_root(libraries: list[str], *, memory_mib: int) -> None:
     """Make a file system in memory the root, with the libraries read-only and nothing else."""
+    # Resolved here: a link on the way may name a place that is not there afterwards.
+    resolved = [(os.path.realpath(path), path) for path in libraries]
     _mount("none", "/", b"", _RECURSIVE | _PRIVATE)
     options = f"size={memory_mib}m,nr_inodes=4096,mode=755"
     _mount("tmpfs", "/tmp", b"tmpfs", _NO_SETUID | _NO_DEVICES, options)
     os.mkdir("/tmp/before")
     _call("pivot_root", b"/tmp", b"/tmp/before")
     os.chdir("/")
-    for path in libraries:
-        before = "/before" + path
-        if os.path.islink(before):
-            os.symlink(os.readlink(before), path)
-        else:
-            _show(before, path)
-            _read_only(path)
+    for real, path in resolved:
+        _show("/before" + real, path)
+        _read_only(path)
     for path in _DEVICES:
         _show("/before" + path, path)
     for path in (WORK, "/tmp"):

@@ -111,11 +111,14 @@ class Stage:
 
         kept: descriptors the child keeps. entrance: its standard input, nothing unless said.
         """
+        stage = os.getpid()
         keeper = os.fork()
         if keeper:
             return keeper
         try:
             spaces.ask_signal_at_parents_end(signal.SIGTERM)
+            if os.getppid() != stage:
+                raise ChildProcessError("the stage has ended")
             spaces.adopt_orphans()
             spaces.be_killed_first()
             proc = None
