@@ -225,6 +225,33 @@ def test_more_comparisons_or_fewer_seeds_detect_less() -> None:
     assert among.p == alone.p and among.difference == alone.difference
 
 
+def test_where_holm_stops_all_that_follow_keep_its_level() -> None:
+    # p of .15, .19 and .53 (t = 2.31, 1.94, 0.76): the first needs .05/3, so Holm stops there.
+    gains = {"a": (0.02, 0.08, 0.14), "b": (0.0, 0.06, 0.08), "c": (-0.02, 0.02, 0.04)}
+    scores = {"base": by_seed(0.3, 0.3, 0.3)}
+    scores |= {name: by_seed(*(0.3 + gain for gain in gained)) for name, gained in gains.items()}
+    # t(1 − .05/6, 2) = 7.648864.
+    for found in compare_all(scores, baseline="base"):
+        spread = float(np.std(gains[found.name], ddof=1))
+        reach = found.corrected.high - found.corrected.mean
+        assert reach == pytest.approx(7.648864 * spread / math.sqrt(3), abs=1e-5)
+
+
+def test_over_many_problems_the_detectable_difference_is_that_of_the_t_test() -> None:
+    source = np.random.default_rng(9)
+    before, after = source.uniform(0.2, 0.8, size=(2, 2_000))
+    runs = {
+        name: {str(i): float(s) for i, s in enumerate(side)}
+        for name, side in (("base", before), ("new", after))
+    }
+    found = only(compare_all(runs, baseline="base"))
+    # z(.975) + z(.8) = 2.801585 standard errors.
+    expected = 2.801585 * float((after - before).std(ddof=1)) / math.sqrt(2_000)
+    assert found.detectable == pytest.approx(expected, rel=0.01)
+    runs["base"] = dict(reversed(runs["base"].items()))
+    assert only(compare_all(runs, baseline="base")) == found
+
+
 def test_seeds_and_problems_are_matched_by_name_not_by_order() -> None:
     base, new = by_seed(0.3, 0.4, 0.2), by_seed(0.35, 0.5, 0.3)
     turned = {seed: dict(reversed(run.items())) for seed, run in reversed(new.items())}

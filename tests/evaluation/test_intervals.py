@@ -53,6 +53,13 @@ def test_all_wrong_and_all_right_say_as_much_as_one_sample_of_each_problem() -> 
     assert (right.mean, right.low, right.high) == (1.0, pytest.approx(1 - 0.122369, abs=1e-6), 1.0)
 
 
+def test_problems_all_right_or_all_wrong_are_worth_one_draw_each() -> None:
+    # Mean 1/2, n s² = 5/18 · 10 > n m (1 − m): kept at 10 draws. t(0.975, 9) = 2.262157.
+    found = mean_interval([0.0, 1.0] * 5, samples=16)
+    half = 2.262157 / (1 + 2.262157**2 / 10) * math.sqrt(0.25 / 10 + 2.262157**2 / 400)
+    assert found.low == pytest.approx(0.5 - half, abs=1e-6)
+
+
 def test_one_sample_or_one_problem_takes_wilson() -> None:
     assert mean_interval([1.0, 0.0, 0.0], samples=1) == wilson(1 / 3, 3)
     assert mean_interval([0.5], samples=16) == wilson(0.5, 1)

@@ -81,15 +81,28 @@ def compare_all(
         raise ValueError(
             f"there is nothing to compare {baseline!r} with; give a second run or method"
         )
+    pairs = [(name, baseline) for name in scores if name != baseline]
+    return compare_pairs(scores, pairs, confidence=confidence)
+
+
+def compare_pairs(
+    scores: Mapping[str, Run] | Mapping[str, Seeds],
+    pairs: Sequence[tuple[str, str]],
+    *,
+    confidence: float = CONFIDENCE,
+) -> list[Comparison]:
+    """The first of each pair against the second, as `compare_all` does; one table, one correction.
+
+    Raises ValueError as it does.
+    """
     sides = {name: _by_seed(runs) for name, runs in scores.items()}
-    base = sides.pop(baseline)
-    studies = [_paired(name, side, baseline, base) for name, side in sides.items()]
+    studies = [_paired(name, sides[name], than, sides[than]) for name, than in pairs]
     p_values = [study.p() for study in studies]
     error = 1 - confidence
     return [
         _judged(name, study, p, holm_p, levels=(error, level, error / len(studies)))
-        for name, study, p, holm_p, level in zip(
-            sides, studies, p_values, holm(p_values), _levels(p_values, error), strict=True
+        for (name, _), study, p, holm_p, level in zip(
+            pairs, studies, p_values, holm(p_values), _levels(p_values, error), strict=True
         )
     ]
 
@@ -199,7 +212,7 @@ def _paired(name: str, side: Seeds, baseline: str, base: Seeds) -> _OverSeeds | 
                 f"problems at seed {seed} and differ in {odd}: evaluate both on one set"
             )
     differences = np.array([_mean(run) - _mean(base[seed]) for seed, run in side.items()])
-    if len(side) > 1 and float(np.ptp(differences)) > SAME:
+    if float(np.ptp(differences)) > SAME:
         return _OverSeeds(differences)
     after, before = _over_seeds(side), _over_seeds(base)
     if len(after) < 2:
