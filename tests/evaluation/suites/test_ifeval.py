@@ -217,6 +217,9 @@ def test_missing_data_and_missing_packages_are_asked_for(monkeypatch: pytest.Mon
     prompt = prompt_with(IFEval(), ("punctuation:no_comma", {}))
     with pytest.raises(ValueError, match=r"no_such_package is not installed: pip install"):
         IFEval(checks="no_such_package.instructions_registry").grade(prompt, "a")
+    with pytest.raises(ValueError, match=r"no_such_package is not installed: pip install"):
+        IFEval(checks="no_such_package.instructions_registry").ready()
+    IFEval().ready()
     monkeypatch.setattr(nltk.data, "path", [])
     instructions.registry.cache_clear()
     with pytest.raises(ValueError, match=r"python -m nltk\.downloader punkt_tab, or set NLTK_DATA"):

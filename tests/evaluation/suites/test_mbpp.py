@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tandem.evaluation.sandbox import Isolation
 from tandem.evaluation.suites.mbpp import MBPP
 
 ROW = {
@@ -54,6 +55,19 @@ def test_an_answer_is_graded_by_the_asserts(
     grade = suite.grade(suite.problem_of(ROW, 0), answer)
     assert (grade.correct, grade.reason) == (right, reason)
     assert grade.answered == bool(grade.answer) == (reason != "no answer")
+
+
+def test_a_suite_of_code_says_beforehand_that_it_cannot_isolate(
+    suite: MBPP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite.ready()
+    nothing = Isolation(False, "unshare: Operation not permitted")
+    monkeypatch.setattr("tandem.evaluation.sandbox.sandbox.isolation", lambda: nothing)
+    with pytest.raises(
+        ValueError, match=r"cannot be isolated here \(unshare: Operation not permitted"
+    ):
+        suite.ready()
+    MBPP(allow_unisolated=True).ready()
 
 
 def test_a_function_named_as_a_built_in_is_the_programs(suite: MBPP) -> None:

@@ -42,11 +42,16 @@ class CodeSuite(Suite):
         )
         return Sandbox(limits, workers=self.workers, allow_unisolated=self.allow_unisolated)
 
+    def ready(self) -> None:
+        """Raises ValueError where programs cannot be isolated and `allow_unisolated` is not set: to
+        be asked before anything is generated."""
+        self.sandbox.isolated()
+
     def grade(self, prompt: Prompt, completion: str) -> Grade:
         return self.grade_many([(prompt, completion)])[0]
 
     def grade_many(self, items: Sequence[tuple[Prompt, str]]) -> list[Grade]:
-        """Raises ValueError where programs cannot be isolated and `allow_unisolated` is not set."""
+        """Raises ValueError as `ready`."""
         sources = [self.source_of(prompt, completion) for prompt, completion in items]
         programs = [
             self.program_of(prompt, source)

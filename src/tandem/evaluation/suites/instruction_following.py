@@ -41,6 +41,10 @@ class InstructionSuite(Suite):
         """Raises ValueError that says what to install."""
         return registry(self.checks, data=self.data, install=self.install)
 
+    def ready(self) -> None:
+        """Raises ValueError that says what to install: to be asked before anything is generated."""
+        assert self.registry
+
     def problem_of(self, row: Row, number: int) -> Prompt:
         text = str(row["problem"] if "problem" in row else row["prompt"])
         needed = {
