@@ -180,7 +180,7 @@ def test_tuning_takes_the_best_mean_on_validation_problems_and_the_first_of_equa
 def test_a_study_has_a_table_of_the_final_and_of_the_selected_models_at_every_point(
     tmp_path: Path,
 ) -> None:
-    tables = tables_of([written(tmp_path).folder])
+    _, *tables = tables_of([written(tmp_path).folder])
     assert [t.title for t in tables] == [
         f"small, {point}: {kind}"
         for point in ("main table", "ε₀ low", "ε₀ tuned")
@@ -196,14 +196,43 @@ def test_a_study_has_a_table_of_the_final_and_of_the_selected_models_at_every_po
         "behaviour.budget: 0.01",
     ]
     assert tables[0].baseline == "vanilla OPD"
-    (turned, *_) = tables_of([written(tmp_path / "again").folder], baseline="trb")
+    (_, turned, *_) = tables_of([written(tmp_path / "again").folder], baseline="trb")
     assert turned.baseline == "trb"
     with pytest.raises(ValueError, match="'x' is no row of this study; there are opd, trb"):
         tables_of([written(tmp_path / "third").folder], baseline="x")
 
 
+def test_what_was_expected_comes_first_and_is_corrected_over_all_of_it(tmp_path: Path) -> None:
+    study = written(tmp_path)
+    path = study.folder / "study.yaml"
+    declared = yaml.safe_load(path.read_text())
+    more = {"text": "the best <is> better", "row": "trb", "than": "opd", "model": "selected"}
+    turned = {"text": "turned", "row": "opd", "than": "trb"}
+    declared["study"]["hypotheses"] += [more, turned]
+    path.write_text(yaml.safe_dump(declared))
+    (found, *_) = tables_of([study.folder])
+    assert found.title == "small, what was expected"
+    assert [line.label for line in found.lines] == [
+        "trb over vanilla OPD",
+        "trb (best) over vanilla OPD (best)",
+        "vanilla OPD over trb",
+    ]
+    against = [line.against for line in found.lines]
+    assert all(one is not None and one.unit == "seeds" for one in against)
+    means = [one.difference.mean for one in against if one is not None]
+    assert means == [pytest.approx(x) for x in (0.225, 0.225, -0.225)]
+    p = [one.p for one in against if one is not None]
+    assert p == [pytest.approx(p[0])] * 3
+    assert [one.holm_p for one in against if one is not None] == [pytest.approx(3 * p[0])] * 3
+    assert found.notes[-1] == (
+        "Declared before any run: 1. blending helps: trb over vanilla OPD, final model. "
+        "2. the best <is> better: trb over vanilla OPD, selected model. "
+        "3. turned: vanilla OPD over trb, final model."
+    )
+
+
 def test_a_run_that_diverged_scores_nothing_and_is_named(tmp_path: Path) -> None:
-    (table, *_) = tables_of([written(tmp_path, diverged=("trb", 1)).folder])
+    (_, table, *_) = tables_of([written(tmp_path, diverged=("trb", 1)).folder])
     assert table.lines[1].score.mean == pytest.approx((0.7 + 0.0) / 2)
     assert "trb: 1 of 2 runs diverged (seeds 1) and score 0." in table.notes
 
@@ -215,7 +244,7 @@ def test_an_unfinished_study_says_what_is_missing(tmp_path: Path) -> None:
     titles = [table.title for table in tables_of([study.folder])]
     assert not [title for title in titles if "main table" in title or "tuned" in title]
     write_record(study.folder / "reporting/main/trb/seed-1", "test-final", record(0.8))
-    (table, *_) = tables_of([study.folder])
+    (_, table, *_) = tables_of([study.folder])
     assert table.title == "small, main table: final model"
     (study.folder / "reporting/budget-low/trb/seed-1/evaluations/test-final.json").unlink()
     for seed in (0, 1):
@@ -231,7 +260,7 @@ def test_the_results_of_a_study_are_written_beside_its_runs(tmp_path: Path) -> N
     lines = write_results(read_study(study.folder))
     text = (study.folder / "results" / "comparison.csv").read_text()
     assert text == as_csv(tables_of([study.folder]))
-    assert len(list(csv.DictReader(io.StringIO(text)))) == 12
+    assert len(list(csv.DictReader(io.StringIO(text)))) == 13
     assert "small, main table: final model" in lines
 
 

@@ -48,6 +48,7 @@ def test_overrides_go_over_the_file(tmp_path: Path) -> None:
         ("seeds/reporting", [0, 7], "seeds: seed 7 both tunes and reports; report on seeds that"),
         ("seeds/reporting", [0, 0], r"seeds.reporting: the seeds are \[0, 0\], and one of them st"),
         ("seeds/reporting", [], "seeds.reporting"),
+        ("seeds/reporting", [-1], r"seeds.reporting: the seeds are \[-1\]: give numbers from 0"),
         ("seeds/tuning", [], "row 'opd' has settings to choose from, but there are no seeds to"),
         ("rows/trb/sweep", {"optimizer.lr": 1}, "rows.trb.sweep: the values of optimizer.lr are 1"),
         ("rows/trb/sweep", [], "rows.trb.sweep: the sweep has no settings: leave it out"),

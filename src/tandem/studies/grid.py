@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -116,23 +117,23 @@ def open_study(
 
 def tuning_cells(study: Study) -> list[Cell]:
     """The runs that choose each row's setting, seed by seed; none for rows without a choice."""
-    return [
-        _cell(study, "tuning", MAIN, row, setting, seed)
-        for seed in study.file.seeds.tuning
+    asked = [
+        (MAIN, row, setting)
         for row, settings in study.file.rows.items()
         if len(settings.sweep) > 1
         for setting in range(len(settings.sweep))
     ]
+    return _cells(study, "tuning", asked, study.file.seeds.tuning)
 
 
 def reporting_cells(study: Study, chosen: Mapping[str, int]) -> list[Cell]:
     """The runs that the tables are made of, seed by seed, with the settings that were chosen."""
-    return [
-        _cell(study, "reporting", point, row, chosen[row], seed)
-        for seed in study.file.seeds.reporting
+    asked = [
+        (point, row, chosen[row])
         for point in points(study.file)
         for row in varied_rows(study.file, point)
     ]
+    return _cells(study, "reporting", asked, study.file.seeds.reporting)
 
 
 def points(file: StudyFile) -> list[Point]:
@@ -152,7 +153,7 @@ def distinct(cells: Sequence[Cell]) -> dict[str, str]:
     for cell in cells:
         run = plain_data(cell.config)
         name = run.pop("name")
-        folders[name] = first.setdefault(yaml.safe_dump(run), name)
+        folders[name] = first.setdefault(json.dumps(run, sort_keys=True), name)
     return folders
 
 
@@ -190,30 +191,38 @@ def models_to_make(study: Study) -> dict[str, PretrainSettings]:
     return found
 
 
-def _cell(study: Study, phase: Phase, point: Point, row: str, setting: int, seed: int) -> Cell:
-    place = f"setting-{setting}" if phase == "tuning" else point.slug
-    parts = (place, row) if phase == "reporting" else (row, place)
-    name = "/".join((study.file.name, phase, *parts, f"seed-{seed}"))
-    try:
-        config = _config(study, point, row, setting, [f"seed={seed}", f"name={name}"])
-    except ValueError as error:
-        at = f" at {point.axis} {point.value}" if point.axis else ""
-        raise ValueError(f"row {row!r}{at}: {error}") from None
-    return Cell(phase, point, row, setting, seed, config)
+def _cells(
+    study: Study, phase: Phase, asked: Sequence[tuple[Point, str, int]], seeds: Sequence[int]
+) -> list[Cell]:
+    """A cell per seed of each (point, row, setting), seed by seed."""
+    configs = [_config(study, *one) for one in asked]
+    cells: list[Cell] = []
+    for seed in seeds:
+        for (point, row, setting), config in zip(asked, configs, strict=True):
+            # Seeds come first, so that a study that is stopped early has whole pairs.
+            places = (row, f"setting-{setting}") if phase == "tuning" else (point.slug, row)
+            name = "/".join((study.file.name, phase, *places, f"seed-{seed}"))
+            own = config.model_copy(update={"name": name, "seed": seed})
+            cells.append(Cell(phase, point, row, setting, seed, own))
+    return cells
 
 
-def _config(study: Study, point: Point, row: str, setting: int, last: Sequence[str]) -> RunConfig:
+def _config(study: Study, point: Point, row: str, setting: int) -> RunConfig:
+    """The run of a row at a point, but for its name and seed. Raises ValueError, naming the row."""
     file, settings = study.file, study.file.rows[row]
     layers: list[Fragment] = [file.set, settings.set, settings.sweep[setting]]
     if point.axis and row in file.axes[point.axis].rows:
         # Last, so that an axis over what was tuned goes before the tuned value.
         layers.append(file.axes[point.axis].values[point.value])
-    recipe = study.recipes[row]
-    for layer in layers:
-        made = _with_models(study, layer, known=list(file.models))
-        recipe = override(recipe, overrides_of(made))
-    recipe = override(recipe, last)
-    return build(RunConfig, recipe.data, place="", source=recipe.source)
+    try:
+        recipe = study.recipes[row]
+        for layer in layers:
+            made = _with_models(study, layer, known=list(file.models))
+            recipe = override(recipe, overrides_of(made))
+        return build(RunConfig, recipe.data, place="", source=recipe.source)
+    except ValueError as error:
+        at = f" at {point.axis} {point.value}" if point.axis else ""
+        raise ValueError(f"row {row!r}{at}: {error}") from None
 
 
 def _with_models(study: Study, value: Any, *, known: Sequence[str]) -> Any:
@@ -232,15 +241,15 @@ def _with_models(study: Study, value: Any, *, known: Sequence[str]) -> Any:
 
 def _check(study: Study) -> None:
     """Raise ValueError unless every cell is a run, and rows of one table differ in method alone."""
-    file, seed = study.file, study.file.seeds.reporting[0]
+    file = study.file
     models_to_make(study)
     for point in points(file):
-        # Where the axis leaves the baseline alone, this is its cell of the main table.
-        base = _cell(study, "reporting", point, file.baseline, 0, seed)
-        _check_selection(base.config)
+        # Where the axis leaves the baseline alone, this is its run of the main table.
+        base = _config(study, point, file.baseline, 0)
+        _check_selection(base)
         for row in varied_rows(file, point):
             for setting in range(len(file.rows[row].sweep)):
-                _check_comparable(_cell(study, "reporting", point, row, setting, seed), base)
+                _check_comparable(row, _config(study, point, row, setting), file.baseline, base)
 
 
 def _check_selection(config: RunConfig) -> None:
@@ -252,12 +261,12 @@ def _check_selection(config: RunConfig) -> None:
         )
 
 
-def _check_comparable(cell: Cell, base: Cell) -> None:
-    one, other = dict(_shared(cell.config)), dict(_shared(base.config))
+def _check_comparable(row: str, run: RunConfig, base_row: str, base: RunConfig) -> None:
+    one, other = dict(_shared(run)), dict(_shared(base))
     for place in sorted(one.keys() | other.keys()):
         if one.get(place) != other.get(place):
             raise ValueError(
-                f"row {cell.row!r} has {place} {one.get(place)!r} and row {base.row!r} "
+                f"row {row!r} has {place} {one.get(place)!r} and row {base_row!r} "
                 f"{other.get(place)!r}: rows of one table see the same prompts of the same pair; "
                 "set it for the whole study, or vary it on an axis for both"
             )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tandem.evaluation.comparisons import Comparison, compare_all
+from tandem.evaluation.comparisons import Comparison, compare_all, compare_pairs
 from tandem.evaluation.intervals import CONFIDENCE, Interval, mean_interval, t_quantile
 from tandem.evaluation.record import Record
 from tandem.studies.tables import Line, ResultTable
@@ -33,13 +33,44 @@ def compared(
     rows = _on_shared_seeds(rows)
     for row in rows:
         _same_problems(row, rows[0])
-    found = {one.name: one for one in compare_all(_scores(rows), baseline=baseline)}
+    scores = {row.label: _scored(row) for row in rows}
+    found = {one.name: one for one in compare_all(scores, baseline=baseline)}
     lines = [
         Line(row.label, len(row.records), _interval(row), found.get(row.label), row.setting)
         for row in rows
     ]
     how = _how(rows, baseline, list(found.values()))
     return ResultTable(title, baseline, tuple(lines), (*how, *notes))
+
+
+def tested(
+    title: str,
+    rows: Mapping[str, Rated],
+    pairs: Sequence[tuple[str, str]],
+    *,
+    notes: Sequence[str] = (),
+) -> ResultTable:
+    """A line per pair of `rows` (the first against the second), corrected over all the pairs.
+
+    rows: key to row; keys are what `pairs` names. Raises ValueError as `compared` does.
+    """
+    shared = dict(zip(rows, _on_shared_seeds(list(rows.values())), strict=True))
+    first = next(iter(shared.values()))
+    for row in shared.values():
+        _same_problems(row, first)
+    scores = {key: _scored(row) for key, row in shared.items()}
+    found = compare_pairs(scores, pairs)
+    lines = [
+        Line(
+            f"{rows[better].label} over {rows[worse].label}",
+            len(shared[better].records),
+            _interval(shared[better]),
+            one,
+        )
+        for (better, worse), one in zip(pairs, found, strict=True)
+    ]
+    how = _how(list(shared.values()), "the second row named", found)
+    return ResultTable(title, "", tuple(lines), (*how, *notes))
 
 
 def zero_like(record: Record) -> Record:
@@ -78,13 +109,12 @@ def _size(record: Record) -> str:
     return f"{len(record.scores)} {record.split} problems × {record.samples} samples"
 
 
-def _scores(rows: Sequence[Rated]) -> dict[str, dict[int, Mapping[str, float]]]:
-    if all(len(row.records) == 1 for row in rows):
+def _scored(row: Rated) -> dict[int, Mapping[str, float]]:
+    records = row.records
+    if len(records) == 1:
         # One run each: whatever its seed, it stands for itself.
-        return {row.label: {0: next(iter(row.records.values())).scores} for row in rows}
-    return {
-        row.label: {seed: record.scores for seed, record in row.records.items()} for row in rows
-    }
+        return {0: next(iter(records.values())).scores}
+    return {seed: record.scores for seed, record in records.items()}
 
 
 def _interval(row: Rated) -> Interval:

@@ -34,6 +34,8 @@ def _settings_of(value: object) -> object:
 
 
 def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if min(seeds, default=0) < 0 or max(seeds, default=0) >= 2**31:
+        raise ValueError(f"the seeds are {list(seeds)}: give numbers from 0 to 2,147,483,647")
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"the seeds are {list(seeds)}, and one of them stands there twice")
     return seeds

@@ -1,11 +1,11 @@
-"""The tables of a study: its rows at the main point, then each value of each axis."""
+"""The tables of a study: what it expected, its rows at the main point, each value of each axis."""
 
 from __future__ import annotations
 
 from tandem.evaluation.record import Record, read_record
 from tandem.studies.choosing import described, sweep_notes
 from tandem.studies.grid import MAIN, Point, points, varied_rows
-from tandem.studies.rating import Rated, compared, zero_like
+from tandem.studies.rating import Rated, compared, tested, zero_like
 from tandem.studies.study_folder import FINAL, SELECTED, Planned, StudyFolder, cell_end
 from tandem.studies.tables import ResultTable
 
@@ -22,7 +22,9 @@ def study_tables(study: StudyFolder, *, baseline: str | None = None) -> list[Res
         raise ValueError(
             f"{base!r} is no row of this study; there are {', '.join(study.file.rows)}"
         )
-    tables = [
+    expected = _hypotheses(study)
+    tables = [] if expected is None else [expected]
+    tables += [
         table
         for point in points(study.file)
         for name, kind in KINDS
@@ -60,6 +62,29 @@ def _table(study: StudyFolder, point: Point, name: str, kind: str, base: str) ->
     notes += sweep_notes(study.file)
     title = f"{study.file.name}, {_where(study, point)}: {kind}"
     return compared(title, rated, baseline=study.file.title(base), notes=notes)
+
+
+def _hypotheses(study: StudyFolder) -> ResultTable | None:
+    """What was expected, one line each; None while a row of them lacks runs."""
+    rows: dict[str, Rated] = {}
+    pairs: list[tuple[str, str]] = []
+    seeds = len(study.file.seeds.reporting)
+    for one in study.file.hypotheses:
+        name = FINAL if one.model == "final" else SELECTED
+        for row in (one.row, one.than):
+            found, _ = _records(study, MAIN, row, name)
+            if len(found) < min(2, seeds):
+                return None
+            label = study.file.title(row)
+            rows[f"{row} {name}"] = Rated(label if name == FINAL else f"{label} (best)", found)
+        pairs.append((f"{one.row} {name}", f"{one.than} {name}"))
+    said = [
+        f"{number}. {one.text}: {study.file.title(one.row)} over {study.file.title(one.than)}, "
+        f"{one.model} model."
+        for number, one in enumerate(study.file.hypotheses, start=1)
+    ]
+    title = f"{study.file.name}, what was expected"
+    return tested(title, rows, pairs, notes=["Declared before any run: " + " ".join(said)])
 
 
 def _records(
