@@ -236,7 +236,7 @@ def test_closing_the_output_changes_nothing_for_a_tested_program(source: str) ->
 
 def test_deep_recursion_is_a_wrong_answer() -> None:
     source = "import sys\nsys.setrecursionlimit(10**9)\ndef answer(n=0): return answer(n + 1)"
-    assert not judged(source, memory_mib=256).passed
+    assert not judged(source, memory_mib=96).passed
     crash = "import sys\nsys.setrecursionlimit(10**9)\nf = lambda x: sorted([x], key=f)\n"
     assert not judged(crash + "def answer(): return f(1)").passed
     nested = "def answer():\n    x = []\n    for _ in range(10**5): x = [x]\n    return x"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import random
+import string
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -184,6 +187,24 @@ def test_grades_of_a_language_do_not_change_from_time_to_time(suite: IFEval) -> 
     # Words of both languages, on which the detector would waver if left to chance.
     marks = {suite.grade(prompt, "hotel taxi radio die man hand").correct for _ in range(20)}
     assert len(marks) == 1
+
+
+@pytest.mark.data
+def test_what_the_checks_draw_at_random_is_drawn_alike_every_time(test_data: Path) -> None:
+    """The published checks take a letter at random where they are asked for "#" or "!"."""
+    suite = IFEval(data_root=test_data)
+    drawn = {"1122": "#", "1129": "!"}
+    prompts = [prompt for prompt in suite.problems if prompt.id in drawn]
+    for prompt in prompts:
+        letter = json.loads(prompt.answer)["arguments"][-1].get("letter", "")
+        assert letter in ("", drawn[prompt.id])
+        answers = [letter * 9 for letter in string.ascii_lowercase]
+        once = [suite.followed(prompt, answer).strict for answer in answers]
+        assert len(set(once)) == 2
+        random.seed(3)
+        assert [suite.followed(prompt, answer).strict for answer in answers] == once
+        # And nobody else's draws are disturbed.
+        assert random.random() == random.Random(3).random()
 
 
 def test_an_instruction_that_the_checks_lack_is_named(suite: IFEval) -> None:
