@@ -1,6 +1,6 @@
 """Coverage of the 95 % intervals by simulation, over laws of how hard the problems are.
 
-    python benchmarks/coverage.py [--repeats 4000] [--seed 0]
+    python benchmarks/coverage.py [--repeats 4000] [--seed 0] [--size 30 16 --size 500 4]
 
 A repeat draws a difficulty for each problem, then its samples, and asks whether the interval holds
 the law's mean. Three intervals of pass@1 stand side by side: Student's t over problems, Wilson's
@@ -210,9 +210,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--repeats", type=int, default=4_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--size", nargs=2, type=int, action="append", metavar=("PROBLEMS", "SAMPLES")
+    )
     given = parser.parse_args()
     source = np.random.default_rng(given.seed)
-    for problems, samples in SIZES:
+    for problems, samples in given.size or SIZES:
         size = {"problems": problems, "samples": samples}
         print(f"\n{f'pass@1, {problems} × {samples}':<38}{'t':<15}{'effective':<15}ours")
         for name, law in (SYMMETRIC | SKEWED).items():
