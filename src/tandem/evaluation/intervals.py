@@ -10,9 +10,9 @@ Statistics and Methodology 3, 2015). As published that still covers too little w
 problems score 0, because the few that would not are often missing from the sample and their
 variance with them. So one problem more, answered all right or all wrong with equal chance, counts
 towards the variance, in the spirit of Agresti & Coull (American Statistician 52, 1998); this last
-step is ours. How all of them cover, by simulation: benchmarks/coverage.py. Its limit are problems
-of two kinds without any between: 5 % always solved and the others at 2 % are covered to 97 % by 30
-problems, but to 89 % by 40, where missing the 5 % in the sample is rarer and no longer expected.
+step is ours. How all of them cover, by simulation: benchmarks/coverage.py. The limit are
+problems of two kinds with none between: where 5 % are always solved and the others score 2 %, it
+covers 97 % with 30 problems but 89 % with 40; 12 % of such samples hold no solved problem at all.
 """
 
 from __future__ import annotations
