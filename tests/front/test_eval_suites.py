@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -124,6 +128,30 @@ def test_samples_do_not_depend_on_slots_or_on_how_many_there_are(tmp_path: Path)
     assert [len(t) for t in texts] == [36, 12, 24]
     assert one.items() <= whole.items() and two.items() <= whole.items()
     assert len(set(whole.values())) > 24, "samples of one problem differ"
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_goes_on_where_it_was(tmp_path: Path) -> None:
+    kept = tmp_path / "killed" / "arithmetic" / "generations.jsonl"
+    arguments = ("eval", "embedded:student", "--suite", "arithmetic", "--output")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tandem", *arguments, str(tmp_path / "killed")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not (kept.is_file() and kept.stat().st_size > 10_000):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    whole = kept.read_bytes().rpartition(b"\n")[0] + b"\n"
+    more = ("--samples", "1", "limits.problems=400")
+    code, out, err = tandem(*arguments, str(tmp_path / "killed"), *more)
+    assert (code, err) == (0, "")
+    assert kept.read_bytes().startswith(whole), "what was finished stays"
+    code, fresh, _ = tandem(*arguments, str(tmp_path / "fresh"), *more)
+    assert code == 0 and out.splitlines()[1:3] == fresh.splitlines()[1:3]
 
 
 def test_another_seed_or_model_in_the_same_folder_is_refused(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_problems_that_were_not_asked_are_told() -> None:
 
 def test_off_a_terminal_a_line_now_and_then_says_how_long_it_takes() -> None:
     written = io.StringIO()
-    moments = iter([0.0, 10.0, 20.0, 30.0, 60.0, 110.0])
+    moments = iter([10.0, 26.0, 30.0, 60.0, 110.0])
     show = lines("gsm8k: answers", Console(file=written), now=lambda: next(moments))
     # 100 were kept from before: they say nothing about the speed.
     show(100, 200)
@@ -66,7 +66,7 @@ def test_off_a_terminal_a_line_now_and_then_says_how_long_it_takes() -> None:
     show(150, 200)
     show(200, 200)
     assert written.getvalue().splitlines() == [
-        "gsm8k: answers 110/200, 1:30 left",
+        "gsm8k: answers 110/200, 2:24 left",
         "gsm8k: answers 150/200, 0:50 left",
     ]
 

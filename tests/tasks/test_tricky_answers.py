@@ -10,8 +10,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tandem.tasks.base import Prompt
 from tandem.tasks.math import Math
 
@@ -47,7 +45,6 @@ def test_tricky_pairs_are_graded_as_written() -> None:
     assert graded_otherwise(OTHERS, limit=3) == []
 
 
-@pytest.mark.slow
 def test_hostile_answers_are_wrong_and_do_no_harm() -> None:
     assert graded_otherwise(HOSTILE, limit=1) == []
 

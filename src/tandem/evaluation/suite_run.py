@@ -143,6 +143,7 @@ def _answer(
         if (prompt.id, sample) not in generations.found
     ]
     size, done = asking.batch, total - len(missing)
+    on_answer(done, total)
     while missing:
         part, missing = missing[:size], missing[size:]
         began = time.monotonic()
@@ -186,6 +187,7 @@ def _graded(
         for sample in range(suite.samples)
     ]
     grades: list[Grade] = []
+    on_grade(0, len(answers))
     for start in range(0, len(answers), GRADED_AT_ONCE):
         part = answers[start : start + GRADED_AT_ONCE]
         grades += suite.grade_many([(prompt, answer.text) for prompt, answer in part])

@@ -55,13 +55,15 @@ def _bar(name: str, bars: Bars) -> Progress:
 def lines(name: str, console: Console, *, now: Callable[[], float] = time.monotonic) -> Progress:
     """A progress callback that prints a line with the time left now and then."""
     began: list[tuple[float, int]] = []
-    last = now()
+    last = 0.0
 
     def show(done: int, total: int) -> None:
         nonlocal last
         moment = now()
         if not began:
+            # Its phase begins now: what came before says nothing about its time.
             began.append((moment, done))
+            last = moment
         if moment - last < SECONDS_BETWEEN_LINES or done == total:
             return
         last = moment

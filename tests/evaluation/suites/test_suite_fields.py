@@ -43,6 +43,19 @@ def test_every_suite_names_its_source_and_is_one_of_the_union() -> None:
         assert TypeAdapter(AnySuite).validate_python(data) == suite
 
 
+def test_the_documentation_has_every_suite_with_its_source_and_samples() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text("utf-8")
+    rows = {line.split("`")[1]: line for line in text.split("\n") if line.startswith("| `")}
+    for kind, cls in SUITES.items():
+        cells = [cell.strip() for cell in rows[kind].strip("|").split("|")]
+        samples = cls.model_fields["samples"].default
+        assert cells[4].split(",")[0] in (f"{samples}", f"**{samples}**"), kind
+        assert cells[4].startswith("**") == (kind in PUBLISHED), "bold is published"
+        if kind not in ("livecodebench", "arithmetic"):
+            assert cls.hub.partition("#")[0].partition("@")[0] in cells[1], kind
+            assert cells[2] == f"`{cls.folder}`", kind
+
+
 @pytest.mark.parametrize(
     ("kind", "fields", "sentence"),
     [
