@@ -133,9 +133,13 @@ def test_an_explicit_causal_mask_changes_nothing(attention: str, make_model: Any
     )
 
 
-@pytest.mark.parametrize("rows", [(1,), (2,), (8, 4), (33,)], ids=str)
+@pytest.mark.parametrize("rows", [(1,), (2,), (4,), (8, 4), (33,)], ids=str)
 @pytest.mark.parametrize("bias", [False, True])
-def test_few_rows_through_a_large_head_are_the_heads_own(rows: tuple[int, ...], bias: bool) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_few_rows_through_a_large_head_are_the_heads_own(
+    rows: tuple[int, ...], bias: bool, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     torch.manual_seed(0)
     head, hidden = torch.nn.Linear(6, MANY_IDS, bias=bias), torch.randn(*rows, 6)
     hidden.requires_grad_()

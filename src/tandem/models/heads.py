@@ -32,8 +32,8 @@ class HeadForm:
 LINEAR = HeadForm()
 
 # On a CPU the product of few fp32 rows with a large head is quicker the other way round, and then
-# turned: 1.1 to 2.7 times up to this many rows, from this many ids on (docs/log.md).
-FEW_ROWS, MANY_IDS = 32, 2**14
+# turned: up to so many rows on one thread and on several, from this many ids on (docs/log.md).
+FEW_ROWS, FEW_ROWS_SHARED, MANY_IDS = 4, 32, 2**14
 
 
 def _times(config: Any) -> HeadForm:
@@ -109,7 +109,8 @@ def project(head: nn.Linear, hidden: Tensor) -> Tensor:
     """The head's outputs [..., R] for hidden states [..., H]: `head(hidden)`, up to rounding."""
     weight, rows = head.weight, math.prod(hidden.shape[:-1])
     plain = weight.device.type == "cpu" and weight.dtype == hidden.dtype == torch.float32
-    if not (plain and 1 < rows <= FEW_ROWS and len(weight) >= MANY_IDS):
+    few = FEW_ROWS if torch.get_num_threads() == 1 else FEW_ROWS_SHARED
+    if not (plain and 1 < rows <= few and len(weight) >= MANY_IDS):
         return head(hidden)
     product = (weight @ hidden.reshape(rows, -1).t()).t().contiguous()
     if head.bias is not None:
