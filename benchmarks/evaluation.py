@@ -5,9 +5,9 @@
 Grading: the gold answers of MATH-500, OlympiadBench and Minerva, each against itself and against
 the one before it, all pairs distinct, so that no cache helps; processes are started before the
 clock. Processor seconds are those of the grading processes, two seconds of starting each included.
-`hostile`: one pair in a hundred replaced by an answer that takes its whole limit (3 s of
-parsing and comparing each). `cached`: the same pairs again. `letters`: MMLU's letters, graded in
-this process.
+`hostile`: one pair in a hundred replaced by an answer that takes its whole limit (3 s of parsing
+and comparing each). `whole numbers`: the same of GSM8K. `cached`: the same pairs again. `letters`:
+MMLU's letters, graded in this process.
 
 Suite: `arithmetic` on embedded:student from loading the model to result.json, as `tandem eval`
 runs it; then the same command again, which answers nothing.
@@ -42,10 +42,10 @@ SUITE_HEAD = """
 Pairs = list[tuple[str, str]]
 
 
-def gold_pairs(data: Path) -> Pairs:
+def gold_pairs(data: Path, sets: tuple[str, ...]) -> Pairs:
     """(gold, answer): every distinct gold answer with itself and with its neighbour."""
     golds: dict[str, None] = {}
-    for name in SETS:
+    for name in sets:
         text = (data / name / "problems.jsonl").read_text("utf-8")
         golds |= dict.fromkeys(str(json.loads(line)["answer"]) for line in text.split("\n") if line)
     return [(gold, gold) for gold in golds] + [(b, a) for a, b in pairwise(golds)]
@@ -134,11 +134,12 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=16)
     given = parser.parse_args()
     data = Path(os.environ["TANDEM_TEST_DATA"])
-    pairs = gold_pairs(data)
+    pairs = gold_pairs(data, SETS)
     print(HEAD)
     for workers in given.workers:
         print("\n".join(graded("golds", pairs, workers)), flush=True)
     print("\n".join(graded("golds, 1 % hostile", with_hostile(pairs), max(given.workers))))
+    print("\n".join(graded("whole numbers", gold_pairs(data, ("gsm8k_test",)), 1)))
     print(letters(data), flush=True)
     print(SUITE_HEAD)
     with tempfile.TemporaryDirectory() as folder:

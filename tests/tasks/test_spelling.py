@@ -6,7 +6,15 @@ import time
 
 import pytest
 
-from tandem.tasks.spelling import is_formula, number, plain, readings, same_in_base, vote
+from tandem.tasks.spelling import (
+    is_formula,
+    number,
+    plain,
+    readings,
+    same_in_base,
+    same_integer,
+    vote,
+)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +70,14 @@ def test_a_number_in_a_base_is_compared_by_its_digits() -> None:
     assert same_in_base("52_8", "52_{8}") and same_in_base("52_{8}", "52")
     assert same_in_base("52_8", "52_9") is False and same_in_base("52_8", "42") is False
     assert same_in_base("x_8", "x_8") is None and same_in_base("52", "52_8") is None
+
+
+def test_whole_numbers_are_compared_by_their_value() -> None:
+    assert same_integer("72", "072") and same_integer("58,500", "58500") and same_integer("0", "-0")
+    assert same_integer("72", "73") is False and same_integer("72", "-72") is False
+    assert same_integer("1" * 900, "1" * 899 + "2") is False
+    for answer in ("72.0", "1,2", "7 2", r"72\%", "x", ""):
+        assert same_integer("72", answer) is None, "not for whole numbers alone to say"
 
 
 def test_the_pair_as_written_is_read_first() -> None:

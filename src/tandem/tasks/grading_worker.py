@@ -17,7 +17,7 @@ from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
-from tandem.tasks.spelling import decimals_more, is_formula, readings, same_in_base
+from tandem.tasks.spelling import decimals_more, is_formula, readings, same_in_base, same_integer
 
 ANTLR = "4.13.2"
 ADDRESS_SPACE = 4 * 2**30
@@ -76,9 +76,9 @@ class Comparer:
         self._read_gold = lru_cache(maxsize=1024)(self._read)
 
     def __call__(self, gold: str, answer: str, limit: int) -> str | None:
-        told = same_in_base(gold, answer)
-        if told is not None:
-            return None if told else ""
+        for told in (same_in_base(gold, answer), same_integer(gold, answer)):
+            if told is not None:
+                return None if told else ""
         reason: str | None = ""
         form = self._formula if is_formula(gold) else self._number
         for left, right in readings(gold, answer):

@@ -24,9 +24,10 @@ _NUMBER = (
 )
 _TEXT = r"\\(?:text|textrm|textbf|textit|mathrm|mbox)\s*"
 _TENS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_TIMES = {word: f"10^{{{ten}}}" for word, ten in _TENS.items()} | {"dozen": "12"}
 # Words after a number that are no unit: they change its value, or join it to another one.
 _NO_UNIT = (
-    rf"\b(?:or|and|dozen|{'|'.join(_TENS)}|percent|percentage|pct|factorial|pi|sqrt|log|ln|exp"
+    rf"\b(?:or|and|{'|'.join(_TIMES)}|percent|percentage|pct|factorial|pi|sqrt|log|ln|exp"
     r"|inf|infty|sin|cos|tan)\b"
 )
 _RULES = tuple(
@@ -52,13 +53,13 @@ _RULES = tuple(
         # 3 \text{ million dollars}, 3 million
         *(
             rule
-            for word, ten in _TENS.items()
+            for word, many in _TIMES.items()
             for rule in (
                 (
                     rf"(?<=\d){_SPACE}*{_TEXT}\{{\s*{word}\b([^{{}}]*)\}}",
-                    rf" \\times 10^{{{ten}}}\\text{{\1}}",
+                    rf" \\times {many}\\text{{\1}}",
                 ),
-                (rf"(?<=\d){_SPACE}*{word}\b", rf" \\times 10^{{{ten}}}"),
+                (rf"(?<=\d){_SPACE}*{word}\b", rf" \\times {many}"),
             )
         ),
         # 27 \text{ miles per hour}
@@ -70,6 +71,7 @@ _RULES = tuple(
     )
 )
 _GROUPED = re.compile(rf"(?<![\d.,])\d{{1,3}}(?:(?:{_SPACE}|\{{,\}})+\d{{3}})+(?![\d,.])")
+_INTEGER = re.compile(r"-?(?:\d+|\d{1,3}(?:,\d{3})+)")
 _IN_BASE = re.compile(r"\s*([0-9A-Za-z]+)_\s*(?:\{\s*(\d+)\s*\}|(\d+))\s*")
 _LEFT_SIDE = re.compile(
     r"^\s*\\?[A-Za-z]+\s*(?:_\s*(?:\{[^{}=]*\}|\w))?\s*(?:\([^()=]*\))?\s*=(?![^=]*=)"
@@ -150,6 +152,14 @@ def same_in_base(gold: str, answer: str) -> bool | None:
     if given is None:
         return answer.strip() == wanted[1]
     return given[1] == wanted[1] and (given[2] or given[3]) == (wanted[2] or wanted[3])
+
+
+def same_integer(gold: str, answer: str) -> bool | None:
+    """Whether two whole numbers agree, which needs no algebra; None for anything else."""
+    wanted, given = _INTEGER.fullmatch(plain(gold)), _INTEGER.fullmatch(plain(answer))
+    if wanted is None or given is None:
+        return None
+    return int(wanted[0].replace(",", "")) == int(given[0].replace(",", ""))
 
 
 def number(text: str) -> float | None:
