@@ -24,6 +24,13 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(help="section.key=value, applied over the recipe")
 ]
 
+Problems = Annotated[int, typer.Option(min=2, help="problems to ask, from the first on")]
+Samples = Annotated[int, typer.Option(min=1, help="responses to each problem")]
+Split = Annotated[str, typer.Option(help="train, validation or test")]
+Written = Annotated[
+    Path | None, typer.Option(help="folder of the JSON file; runs/<name>-probe, or the run's own")
+]
+
 
 @app.command()
 def train(
@@ -213,6 +220,41 @@ def check(
         failed = commands.check(method, fields or [])
     if failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def probe(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    lengths: Annotated[str | None, typer.Option(help="cuts, in tokens, as 2,4,8")] = None,
+    behaviour: Annotated[list[str] | None, typer.Option(help="one more; repeatable")] = None,
+    problems: Problems = 100,
+    samples: Samples = 2,
+    split: Split = "test",
+    output: Written = None,
+) -> None:
+    """Cut each behaviour's responses short, let teacher and student go on, and compare."""
+    with _user_errors():
+        from tandem.front.probing import asked_of, print_probe
+
+        asked = asked_of(lengths, behaviour or [], problems, samples, split)
+        print_probe(recipe, overrides or [], asked, output=output)
+
+
+@app.command()
+def diagnose(
+    run: Annotated[Path, typer.Argument(help="a run's folder, as runs/demo-1/trb")],
+    checkpoint: Annotated[str, typer.Option(help="final, best, stepN, or start")] = "final",
+    problems: Problems = 100,
+    samples: Samples = 4,
+    split: Split = "test",
+    output: Written = None,
+) -> None:
+    """Look at a run's student token by token, beside its teacher and the student before."""
+    with _user_errors():
+        from tandem.front.diagnosing import asked_of, print_diagnosis
+
+        print_diagnosis(run, asked_of(checkpoint, problems, samples, split), output=output)
 
 
 @app.command()
