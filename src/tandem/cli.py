@@ -259,13 +259,18 @@ def diagnose(
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="a run's folder, as runs/demo-1/trb")],
+    folders: Annotated[
+        list[Path], typer.Argument(help="folders of runs and of studies, as runs/demo-1/trb")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="the page's file; report.html in a single folder by default")
+    ] = None,
 ) -> None:
-    """Write report.html anew from what a run left behind."""
+    """Write one page about what runs and studies left behind, anew from their folders."""
     with _user_errors():
-        from tandem.studies.report import write_report
+        from tandem.studies.report_folders import write_reports
 
-        typer.echo(write_report(run))
+        typer.echo(write_reports(folders, output=output))
 
 
 @contextmanager

@@ -6,41 +6,22 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from tandem.studies.plots import Plot, Row, as_image, draw
+from tandem.studies.report_style import STYLE
 
-STYLE = """
-:root { color-scheme: light; --ink: #1c2026; --soft: #555b66; --rule: #e3e5e8; }
-* { box-sizing: border-box; }
-body { margin: 0; background: #fff; color: var(--ink);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-main { max-width: 1040px; margin: 0 auto; padding: 24px 16px 64px; }
-h1 { font-size: 1.6rem; margin: 0 0 4px; overflow-wrap: anywhere; }
-h2 { font-size: 1.15rem; margin: 40px 0 8px; }
-h3 { font-size: 1rem; margin: 0 0 4px; }
-header p { color: var(--soft); margin: 0 0 16px; overflow-wrap: anywhere; }
-dl.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(210px, 1fr));
-  gap: 12px 24px; border: solid var(--rule); border-width: 1px 0; padding: 14px 0; margin: 0; }
-dl.facts dt { color: var(--soft); font-size: .85rem; }
-dl.facts dd { margin: 0; font-size: 1.1rem; font-variant-numeric: tabular-nums; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr));
-  gap: 28px 32px; margin-top: 28px; }
-figure { margin: 0; }
-figure img { width: 100%; height: auto; display: block; }
-figcaption { color: var(--soft); font-size: .85rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 8px 0; }
-th, td { text-align: left; white-space: nowrap; padding: 6px 20px 6px 0;
-  border-bottom: 1px solid var(--rule); }
-th { color: var(--soft); font-weight: 500; font-size: .85rem; }
-@media (max-width: 560px) { th, td { white-space: normal; padding-right: 12px; } }
-pre { font: 13px/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; margin: 0;
-  white-space: pre-wrap; overflow-wrap: anywhere; }
-.sample { border-top: 1px solid var(--rule); padding: 10px 0; }
-.sample .prompt { color: var(--soft); }
-.sample p { color: var(--soft); font-size: .85rem; margin: 4px 0 0; }
-details { border-top: 1px solid var(--rule); padding: 10px 0; }
-h2 + section + details { margin-top: 24px; }
-summary { cursor: pointer; }
-"""
+# What is invisible or would upset a parser gets a picture of its own; \n and \t are text.
+_CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
+
+
+def page(*, title: str, body: str) -> str:
+    """A whole HTML document. Raises nothing for any text: what is no character becomes a mark."""
+    text = (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style></head>\n"
+        f"<body><main>\n{body}\n</main></body></html>\n"
+    )
+    # Half a surrogate pair can stand in JSON, but not in a file.
+    return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def facts(pairs: Sequence[tuple[str, str]]) -> str:
@@ -61,8 +42,72 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
+def wide_table(
+    name: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    words: Sequence[str] = (),
+) -> str:
+    """A table of many columns: it scrolls in a box of its own, its first column stays in sight.
+
+    name: what the box is called to those who do not see it. words: columns of prose, which wrap.
+    A cell that says `better` or `worse` is a verdict and is marked as one.
+    """
+    head = "".join(f'<th scope="col">{escape(one)}</th>' for one in header)
+    kinds = ["words" if one in words else "" for one in header]
+    lines = "".join(
+        "<tr>" + "".join(_cell(text, kind) for text, kind in zip(row, kinds, strict=True)) + "</tr>"
+        for row in rows
+    )
+    return (
+        f'<div class="scroll wide" tabindex="0" role="region" aria-label="{escape(name)}"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
+    )
+
+
 def figure(plot: Plot, runs: Mapping[str, Sequence[Row]]) -> str:
     """One plot with its title and its note."""
-    image = as_image(draw(plot, runs), alt=f"{plot.title} by optimiser step")
-    note = f"<figcaption>{escape(plot.note)}</figcaption>" if plot.note else ""
-    return f"<figure><h3>{escape(plot.title)}</h3>{image}{note}</figure>"
+    return drawn(
+        plot.title, draw(plot, runs), alt=f"{plot.title} by optimiser step", note=plot.note
+    )
+
+
+def drawn(title: str, svg: str, *, alt: str, note: str = "", key: str = "") -> str:
+    """A picture with its title, its key (see marks.key) and its note."""
+    caption = f"<figcaption>{escape(note)}</figcaption>" if note else ""
+    return f"<figure><h3>{escape(title)}</h3>{key}{as_image(svg, alt=alt)}{caption}</figure>"
+
+
+def plots(figures: Sequence[str]) -> str:
+    """Pictures side by side where there is room."""
+    alone = " alone" if len(figures) == 1 else ""
+    return f'<section class="plots{alone}">{"".join(figures)}</section>'
+
+
+def notes(lines: Sequence[str]) -> str:
+    """Remarks below a table or a group of plots; nothing where there are none."""
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f'<ul class="notes">{items}</ul>' if lines else ""
+
+
+def folded(title: str, body: str) -> str:
+    """What most readers skip."""
+    return f"<details><summary>{escape(title)}</summary>{body}</details>"
+
+
+def pre(text: str, *, kind: str = "") -> str:
+    """Text as it stands, in a fixed width."""
+    mark = f' class="{kind}"' if kind else ""
+    # A parser takes one line feed away after the tag.
+    return f"<pre{mark}>\n{visible(text)}</pre>"
+
+
+def visible(text: str) -> str:
+    """Escaped text in which control characters are seen."""
+    return escape(text.translate(_CONTROLS))
+
+
+def _cell(text: str, kind: str) -> str:
+    kind = text if text in ("better", "worse") else kind
+    return f'<td class="{kind}">{escape(text)}</td>' if kind else f"<td>{escape(text)}</td>"

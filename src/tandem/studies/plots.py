@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any, Literal
 
 import matplotlib
@@ -16,17 +17,25 @@ from matplotlib.ticker import MaxNLocator
 Row = Mapping[str, Any]
 
 # Dark enough on white for text-sized lines, and told apart by people who do not see red or green.
-COLOURS = ("#1f5fa8", "#d1662b", "#3f8f5b", "#8256a3")
-_GREY = "#8a8f98"
-# 4.8 inches are 346 points: on a phone 360 pixels wide the 9 point labels stay readable.
-_SIZE = (4.8, 2.7)
+COLOURS = (
+    *("#1f5fa8", "#d1662b", "#3f8f5b", "#8256a3"),
+    *("#b3487a", "#4d9bb8", "#8a6d1f", "#5b6470"),
+)
+GREY = "#8a8f98"
+# 4.4 inches are 317 points: on a phone 360 pixels wide the 9 point labels stay readable.
+SIZE = (4.4, 2.6)
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": _GREY,
+    "axes.edgecolor": GREY,
+    # No paper of their own: they lie on the page's.
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    # A name with two dollar signs is no formula.
+    "text.parse_math": False,
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": "#e3e5e8",
@@ -83,9 +92,8 @@ def draw(plot: Plot, runs: Mapping[str, Sequence[Row]]) -> str:
     One run shows every line of the plot; several runs show the first line of each, and beside it
     the limit it must keep to, where the plot has one.
     """
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": f"tandem {plot.title}"}):
-        figure = Figure(figsize=_SIZE, layout="constrained")
-        axes = figure.add_subplot()
+
+    def fill(axes: Axes) -> None:
         for number, (name, rows) in enumerate(runs.items()):
             # Several runs are compared by their first line; more would be a tangle.
             single = len(runs) == 1
@@ -95,7 +103,19 @@ def draw(plot: Plot, runs: Mapping[str, Sequence[Row]]) -> str:
                 several = f"{name}, {line.label}" if line.limit else name
                 label = line.label if single else several
                 _curve(axes, line, rows, colour=colour, label=label, markers=plot.markers)
-        _frame(axes, plot)
+        over_steps(axes, plot)
+        handles, _ = axes.get_legend_handles_labels()
+        if len(handles) > 1:
+            axes.legend(loc="best")
+
+    return picture(plot.title, fill)
+
+
+def picture(salt: str, fill: Callable[[Axes], None], *, size: tuple[float, float] = SIZE) -> str:
+    """What `fill` draws, as SVG text. salt: anything that tells it from the page's others."""
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": f"tandem {salt}"}):
+        figure = Figure(figsize=size, layout="constrained")
+        fill(figure.add_subplot())
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue().decode()
@@ -118,7 +138,8 @@ def _curve(
             axes.fill_between(low[0], low[1], high[1], color=colour, alpha=0.15, linewidth=0)
 
 
-def _frame(axes: Axes, plot: Plot) -> None:
+def over_steps(axes: Axes, plot: Plot) -> None:
+    """The axes of a plot over the optimiser step, once its lines are drawn."""
     axes.set_title(plot.unit, color="#555b66")
     axes.set_xlabel("optimiser step")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
@@ -127,16 +148,15 @@ def _frame(axes: Axes, plot: Plot) -> None:
         span = plot.ceiling - plot.floor
         axes.set_ylim(plot.floor - 0.02 * span, plot.ceiling + 0.03 * span)
     elif plot.floor is not None and axes.dataLim.y0 >= plot.floor:
+        # The margin above is by how far the values spread, which may be next to nothing.
+        high = max(high, plot.floor + 1.06 * (axes.dataLim.y1 - plot.floor))
         axes.set_ylim(plot.floor, high if high > plot.floor else plot.floor + 1.0)
-    handles, _ = axes.get_legend_handles_labels()
-    if len(handles) > 1:
-        axes.legend(loc="best")
 
 
 def as_image(svg: str, *, alt: str) -> str:
     """The plot as an HTML <img> that carries its own data: ids of two plots never collide."""
     data = base64.b64encode(svg.encode()).decode()
-    return f'<img alt="{alt}" src="data:image/svg+xml;base64,{data}">'
+    return f'<img alt="{escape(alt)}" src="data:image/svg+xml;base64,{data}">'
 
 
 RUN_PLOTS: tuple[Plot, ...] = (

@@ -11,8 +11,10 @@ from typing import Any
 
 import yaml
 
-from tandem.studies.page import STYLE, facts, figure, table
+from tandem.studies.page import facts, figure, folded, page, pre, table
 from tandem.studies.plots import RUN_PLOTS, Row, available
+from tandem.studies.report_analyses import analyses
+from tandem.studies.report_browser import with_script
 
 SAMPLES_SHOWN = 12
 """Samples of the last step that a report shows."""
@@ -41,8 +43,8 @@ def read_run(path: Path) -> RunFolder:
     return RunFolder(
         path=path,
         config=yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")),
-        metrics=_json_lines(path / "metrics.jsonl"),
-        samples=_json_lines(path / "samples.jsonl"),
+        metrics=json_lines(path / "metrics.jsonl"),
+        samples=json_lines(path / "samples.jsonl"),
         environment=json.loads(environment.read_bytes()) if environment.is_file() else {},
     )
 
@@ -66,8 +68,14 @@ def write_report(path: Path) -> Path:
 
 def run_page(run: RunFolder) -> str:
     """The report of one run as HTML text."""
-    body = [_headline(run), _pictures({"run": run.metrics}), _samples(run), _details(run)]
-    return page(title=run.name, body="\n".join(body))
+    body = [
+        _headline(run),
+        _pictures({"run": run.metrics}),
+        analyses([run.path], name=lambda folder: _within(folder, run)),
+        _samples(run),
+        _details(run),
+    ]
+    return page(title=run.name, body=with_script("\n".join(body)))
 
 
 def comparison_page(
@@ -94,16 +102,6 @@ def comparison_page(
         _pictures({label: run.metrics for label, run in runs.items()}),
     ]
     return page(title=title, body="\n".join(body))
-
-
-def page(*, title: str, body: str) -> str:
-    """A whole HTML document."""
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style></head>\n"
-        f"<body><main>\n{body}\n</main></body></html>\n"
-    )
 
 
 def evaluations(metrics: Sequence[Row]) -> list[Row]:
@@ -140,6 +138,10 @@ def _interval(row: Row) -> str:
     return f"{text} [{100 * row['eval/pass@1_low']:.1f}, {100 * row['eval/pass@1_high']:.1f}]"
 
 
+def _within(folder: Path, run: RunFolder) -> str:
+    return run.name if folder == run.path else str(folder.relative_to(run.path))
+
+
 def _model(config: Row, role: str) -> str:
     several = config.get(f"{role}s")
     if several:
@@ -171,8 +173,8 @@ def _sample(sample: Row) -> str:
     skipped = ("prompt", "completion", "step")
     marks = [f"{k}: {_plain(v)}" for k, v in sample.items() if k not in skipped]
     return (
-        f'<article class="sample"><pre class="prompt">{escape(str(sample.get("prompt", "")))}</pre>'
-        f"<pre>{escape(str(sample.get('completion', '')))}</pre>"
+        f'<article class="sample">{pre(str(sample.get("prompt", "")), kind="prompt")}'
+        f"{pre(str(sample.get('completion', '')))}"
         f"<p>{escape(' · '.join(marks))}</p></article>"
     )
 
@@ -184,13 +186,11 @@ def _plain(value: object) -> str:
 def _details(run: RunFolder) -> str:
     config = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
     environment = json.dumps(run.environment, indent=2, ensure_ascii=False)
-    return (
-        f"<details><summary>Configuration</summary><pre>{escape(config)}</pre></details>\n"
-        f"<details><summary>Environment</summary><pre>{escape(environment)}</pre></details>"
-    )
+    return folded("Configuration", pre(config)) + "\n" + folded("Environment", pre(environment))
 
 
-def _json_lines(path: Path) -> list[dict[str, Any]]:
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a log; none where there is no such file."""
     if not path.is_file():
         return []
     # A run that was killed may have left half a last line; and only \n ends a line of JSON.
