@@ -215,6 +215,16 @@ def test_what_cannot_be_read_is_refused_by_its_line(tmp_path: Path) -> None:
         run(tmp_path / GENERATIONS / "below", suite(), Oracle().asking())
 
 
+def test_problems_that_share_an_id_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "gsm8k_test"
+    folder.mkdir()
+    rows = [{"id": name, "problem": "1+1?", "answer": "2"} for name in ("a", "b", "a")]
+    (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = suite_named("gsm8k", {"data_root": tmp_path})
+    with pytest.raises(ValueError, match="suite gsm8k gives the id 'a' to several problems, and"):
+        run(tmp_path / "out", asked, Oracle().asking())
+
+
 def test_prompts_over_the_limit_are_dropped_and_counted(tmp_path: Path) -> None:
     asked = suite(1, 40, operands=2, digits=2)
     oracle = Oracle()

@@ -35,7 +35,8 @@ SHORT = (
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("runs")
-    return train("recipes/arithmetic.yaml", overrides=SHORT, runs=runs).folder
+    recipe = Path(__file__).parents[2] / "recipes" / "arithmetic.yaml"
+    return train(recipe, overrides=SHORT, runs=runs).folder
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -99,6 +100,14 @@ def test_what_is_not_kept_is_said_with_what_is(run: Path, tmp_path: Path) -> Non
         folder_of(parse(f"{tmp_path}@best"))
     with pytest.raises(ValueError, match=r"^embedded:student is no run \(it holds no config.yaml"):
         parse("embedded:student@best")
+
+
+def test_a_folders_own_name_may_hold_the_sign(run: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "a@best"
+    odd.mkdir()
+    assert (parse(str(odd)).path, parse(str(odd)).at) == (str(odd), None)
+    shutil.copytree(run, tmp_path / "x@y")
+    assert folder_of(parse(f"{tmp_path}/x@y@final")) == tmp_path / "x@y" / "final"
 
 
 def test_a_suite_is_evaluated_on_a_runs_step_and_kept_in_the_run(run: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,12 @@ def run_suite(
         raise ValueError(
             f"suite {suite.kind} is asked for {suite.samples} samples per problem; ask for fewer "
             f"than {2**_SAMPLE_BITS}"
+        )
+    repeated = [p for p, n in Counter(p.id for p in suite.problems).items() if n > 1]
+    if repeated:
+        raise ValueError(
+            f"suite {suite.kind} gives the id {repeated[0]!r} to several problems, and answers are "
+            f"kept by it; mend {suite.source()}"
         )
     asked = suite.problems[:problems]
     kept = _short_enough(asked, asking)

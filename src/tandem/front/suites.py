@@ -82,7 +82,9 @@ def plan_suites(
     recipe = override(Recipe(data, brought.source), overrides)
     data, source = recipe.data, recipe.source
     if not suites or len(set(suites)) < len(suites):
-        raise ValueError(f"--suite is {','.join(suites)!r}; name one or more suites, each once")
+        raise ValueError(
+            f"--suite is {','.join(suites)!r}; name some of {', '.join(SUITES)}, each once"
+        )
     for section in data:
         if section not in ("model", "limits", "suite", *suites):
             raise ValueError(
@@ -194,8 +196,3 @@ def _asking(suite: Suite, plan: SuitePlan, speaks: Alone, weights: str) -> Askin
         batch=plan.limits.slots,
         max_prompt_tokens=plan.limits.max_prompt_tokens,
     )
-
-
-def known_suites() -> str:
-    """All kinds, as messages and help list them."""
-    return ", ".join(SUITES)
