@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ OVERRIDES = (
     "evaluation.problems=4",
     "evaluation.samples=1",
 )
+DOCS = Path(__file__).parents[2] / "docs" / "analyses.md"
 SIZE = ("--problems", "3", "--samples", "2")
 
 
@@ -118,6 +120,14 @@ def test_a_run_without_a_blend_is_seen_through_the_plotted_one(run: Path, tmp_pa
     points = data["curves"]["kl_spent_by_budget"]["points"]
     (at_plotted,) = [p for p in points if p["x"] == 0.02]
     assert data["scalars"]["kl_spent"]["mean"] == at_plotted["mean"]
+
+
+def test_every_number_of_the_file_is_defined(run: Path) -> None:
+    data, _ = diagnosed(run)
+    defined = set(re.findall(r"`([^`\n]+)`", DOCS.read_text()))
+    names = {name.removesuffix("_before").removesuffix("_teacher") for name in data["scalars"]}
+    names |= {name.partition(",")[0] for name in data["curves"]} | set(data["histograms"])
+    assert len(names) > 15 and names <= defined
 
 
 @pytest.mark.parametrize(
