@@ -9,7 +9,7 @@ STYLE = """
 @media screen and (prefers-color-scheme: dark) {
   :root { --paper: #14171b; --ink: #e6e8eb; --soft: #a3a9b3; --rule: #31363d; --link: #7fb2ee;
     --right: #79c99a; --wrong: #f09483;
-    --c1: #2b221d; --c2: #4a2f1e; --c3: #7a451f; --c4: #a95418; }
+    --c1: #2b221d; --c2: #4a2f1e; --c3: #7a451f; --c4: #984a14; }
   /* Pictures are drawn for white paper: turn them round and keep their hues. */
   figure img, .key svg { filter: invert(1) hue-rotate(180deg); }
 }
