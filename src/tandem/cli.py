@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -87,20 +87,12 @@ def evaluate(
 ) -> None:
     """Measure pass@1 of a model, with its interval: on a task, or on benchmarks (--suite)."""
     with _user_errors():
+        _task_or_suite(task, suite, {"data-root": data_root, "output": output, "samples": samples})
         if suite is None:
-            for name, value in (
-                ("--data-root", data_root),
-                ("--output", output),
-                ("--samples", samples),
-            ):
-                if value is not None:
-                    raise ValueError(f"{name} is of suites; name some with --suite")
             from tandem.front import commands
 
             commands.evaluate(model, task=task, overrides=overrides or [], seed=seed, engine=engine)
             return
-        if task is not None:
-            raise ValueError("--task and --suite are both given; evaluate one after the other")
         from tandem.front import suite_command
 
         suite_command.evaluate(
@@ -271,6 +263,15 @@ def report(
         from tandem.studies.report_folders import write_reports
 
         typer.echo(write_reports(folders, output=output))
+
+
+def _task_or_suite(task: str | None, suite: str | None, of_suites: Mapping[str, object]) -> None:
+    """Raise ValueError where options of a task and of suites are mixed."""
+    if task is not None and suite is not None:
+        raise ValueError("--task and --suite are both given; evaluate one after the other")
+    for name, value in of_suites.items():
+        if suite is None and value is not None:
+            raise ValueError(f"--{name} is of suites; name some with --suite")
 
 
 @contextmanager

@@ -80,17 +80,7 @@ def run_suite(
     and graded anew each time. Raises ValueError where the folder holds answers of another model or
     other settings, or no prompt is short enough.
     """
-    if suite.samples >= 2**_SAMPLE_BITS:
-        raise ValueError(
-            f"suite {suite.kind} is asked for {suite.samples} samples per problem; ask for fewer "
-            f"than {2**_SAMPLE_BITS}"
-        )
-    repeated = [p for p, n in Counter(p.id for p in suite.problems).items() if n > 1]
-    if repeated:
-        raise ValueError(
-            f"suite {suite.kind} gives the id {repeated[0]!r} to several problems, and answers are "
-            f"kept by it; mend {suite.source()}"
-        )
+    _check(suite)
     asked = suite.problems[:problems]
     kept = _short_enough(asked, asking)
     with opened(folder, _identity(suite, asking)) as generations:
@@ -106,6 +96,20 @@ def run_suite(
         )
         write_whole(folder / RESULT, {**result.as_json(), "of": _identity(suite, asking)})
     return result
+
+
+def _check(suite: Suite) -> None:
+    if suite.samples >= 2**_SAMPLE_BITS:
+        raise ValueError(
+            f"suite {suite.kind} is asked for {suite.samples} samples per problem; ask for fewer "
+            f"than {2**_SAMPLE_BITS}"
+        )
+    repeated = [p for p, n in Counter(p.id for p in suite.problems).items() if n > 1]
+    if repeated:
+        raise ValueError(
+            f"suite {suite.kind} gives the id {repeated[0]!r} to several problems, and answers are "
+            f"kept by it; mend {suite.source()}"
+        )
 
 
 def _identity(suite: Suite, asking: Asking) -> dict[str, Any]:
