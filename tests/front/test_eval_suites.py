@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,15 @@ def test_mistakes_are_one_sentence(arguments: tuple[str, ...], sentence: str) ->
     code, _, err = tandem("eval", "embedded:student", *arguments)
     assert code == 2 and err.startswith("tandem: ") and err.count("\n") == 1
     assert sentence in err
+
+
+def test_an_engine_that_is_not_installed_is_a_sentence(tmp_path: Path) -> None:
+    if find_spec("vllm") is not None:
+        pytest.skip("vLLM is installed")
+    arguments = ("--suite", "arithmetic", "--engine", "vllm", "--output", str(tmp_path / "out"))
+    code, _, err = tandem("eval", "embedded:student", *arguments)
+    assert code == 2 and err.startswith("tandem: ") and "vllm" in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_chat_model_reads_the_instruction_as_its_systems_words() -> None:
