@@ -44,8 +44,8 @@ def die(what: int, tell: Tell) -> None:
 
 def wait_and_save(what: str, tell: Tell) -> None:
     """What a run in training does when it is asked to stop: it finishes, saves, and leaves."""
-    tell("waiting")
     try:
+        tell("waiting")
         time.sleep(60)
     except KeyboardInterrupt:
         for _ in range(100):
