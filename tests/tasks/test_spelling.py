@@ -63,6 +63,7 @@ def test_plain_spellings_stay_as_they_are() -> None:
 def test_letters_make_a_formula_and_words_and_commands_do_not() -> None:
     assert is_formula("6m") and is_formula(r"\frac{1}{m}") and is_formula("f(x)=2x")
     assert not is_formula(r"5.4 \text{ cents}") and not is_formula(r"\frac{\pi}{2}")
+    assert is_formula("2ab") and not is_formula("10 cm") and not is_formula("3 miles per hour")
     assert not is_formula("4.5e33") and not is_formula(r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}")
 
 

@@ -76,10 +76,10 @@ _IN_BASE = re.compile(r"\s*([0-9A-Za-z]+)_\s*(?:\{\s*(\d+)\s*\}|(\d+))\s*")
 _LEFT_SIDE = re.compile(
     r"^\s*\\?[A-Za-z]+\s*(?:_\s*(?:\{[^{}=]*\}|\w))?\s*(?:\([^()=]*\))?\s*=(?![^=]*=)"
 )
-_BARE_UNIT = re.compile(
-    rf"^\s*({_NUMBER}){_SPACE}*(?!.*{_NO_UNIT})[A-Za-z]{{2,}}(?:[ ./]+[A-Za-z]{{2,}})*"
-    r"(?:\^\{?-?\d\}?)?$"
-)
+_UNIT_WORDS = r"[A-Za-z]{2,}(?:[ ./]+[A-Za-z]{2,})*(?:\^\{?-?\d\}?)?$"
+_BARE_UNIT = re.compile(rf"^\s*({_NUMBER}){_SPACE}*(?!.*{_NO_UNIT}){_UNIT_WORDS}")
+# In a gold the letters may be variables, so a unit stands apart there: 10 cm, but not 2ab.
+_BARE_UNIT_OF_GOLD = re.compile(rf"^\s*({_NUMBER}){_SPACE}+(?!.*{_NO_UNIT}){_UNIT_WORDS}")
 _WORDS = re.compile(rf"{_TEXT}\{{[^{{}}]*\}}|\\(?:begin|end)\s*\{{\w*\}}|\\[A-Za-z]+")
 _UNIT_AFTER_FORMULA = re.compile(rf"(?<=\S){_SPACE}*{_TEXT}\{{[^{{}}]*\}}(?:\^\{{?-?\d\}}?)?\s*$")
 _PERCENT = re.compile(rf"{_SPACE}*(?:\\?%|{_TEXT}\{{\s*percent\s*\}}|percent)\s*$")
@@ -99,7 +99,7 @@ def is_formula(gold: str) -> bool:
 
     Beside a number they are units, which math-verify leaves out: of `6m` too, which 6 answered.
     """
-    return bool(_letters(gold))
+    return bool(_letters(_BARE_UNIT_OF_GOLD.sub(r"\1", plain(gold))))
 
 
 def readings(gold: str, answer: str) -> list[tuple[str, str]]:
@@ -109,6 +109,7 @@ def readings(gold: str, answer: str) -> list[tuple[str, str]]:
     it for whole numbers: a question for a percentage is often answered without its sign.
     """
     gold, answer = plain(gold), plain(answer)
+    gold = _BARE_UNIT_OF_GOLD.sub(r"\1", gold)
     letters = _letters(gold)
     for letter in sorted(letters):
         # It reads R and r as one symbol.
