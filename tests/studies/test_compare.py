@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 
 from tandem.cli import app
 from tandem.evaluation.record import write_record
-from tandem.studies.choosing import choose, sweep_notes, write_choices
+from tandem.front.study_plan import plan_lines
+from tandem.studies.choosing import choose, settings_so_far, sweep_notes, write_choices
 from tandem.studies.compare import tables_of, write_results
 from tandem.studies.grid import Study, reporting_cells, tuning_cells
 from tandem.studies.study_folder import (
@@ -175,6 +176,14 @@ def test_tuning_takes_the_best_mean_on_validation_problems_and_the_first_of_equa
     assert chosen["opd"]["tried"][0]["scores"] == {"7": 0.2, "8": 0.4}
     assert chosen["opd"]["tried"][0]["mean"] == pytest.approx(0.3)
     assert chosen["opd"]["tried"][1]["setting"] == {"optimizer.lr": 5e-4}
+    assert settings_so_far(study.file, study.folder) == {"opd": 1, "trb": 0}
+    assert settings_so_far(study.file, tmp_path / "new") == {"opd": 0, "trb": 0}
+
+
+def test_the_plan_of_a_finished_study_counts_what_tuning_made_of_it(tmp_path: Path) -> None:
+    # One value of the axis is what was chosen: its two cells are not run again.
+    lines = plan_lines(written(tmp_path), jobs=1)
+    assert "8 tuning and 6 reporting cells (2 values of axes), 14 in all, 14 of them done" in lines
 
 
 def test_a_study_has_a_table_of_the_final_and_of_the_selected_models_at_every_point(

@@ -16,7 +16,7 @@ from rich.text import Text
 from tandem.evaluation.record import read_record
 from tandem.front.live import BAR_WIDTH, duration
 from tandem.front.study_plan import ends, mean_seconds
-from tandem.studies.choosing import Choice, described, first_settings
+from tandem.studies.choosing import Choice, described, settings_so_far
 from tandem.studies.grid import Study, reporting_cells, tuning_cells
 from tandem.studies.runner import Begun, Ended, Told
 from tandem.studies.study_folder import FINAL, CellEnd, last_validation
@@ -27,11 +27,9 @@ class Board:
 
     def __init__(self, study: Study, console: Console, *, jobs: int) -> None:
         self._study, self._console, self._jobs = study, console, jobs
-        cells = [*tuning_cells(study), *reporting_cells(study, first_settings(study.file))]
-        # Before tuning it is not known which cells of an axis repeat a row: at most so many.
-        found = ends(study, cells)
-        self._ends: list[CellEnd] = [end for end in found.values() if end is not None]
-        self._total = len(found)
+        self._ends: list[CellEnd] = []
+        self._total = 0
+        self._count()
         self._now: dict[int, tuple[str, float, tuple[int, int] | None]] = {}
         self._live = Live(console=console, refresh_per_second=2, get_renderable=self._draw)
 
@@ -71,7 +69,8 @@ class Board:
             self._say(f"{name} in {duration(seconds)}{told}")
 
     def chose(self, choices: Mapping[str, Choice]) -> None:
-        """Say which settings won."""
+        """Say which settings won, which are those that chosen.json holds by now."""
+        self._count()
         for row, choice in choices.items():
             if choice.tried:
                 won = choice.tried[choice.chosen]
@@ -83,6 +82,14 @@ class Board:
         if each is None:
             return None
         return each * max(0, self._total - len(self._ends)) / self._jobs
+
+    def _count(self) -> None:
+        """Count the cells; which of an axis repeat a row is known when tuning has ended."""
+        chosen = settings_so_far(self._study.file, self._study.folder)
+        cells = [*tuning_cells(self._study), *reporting_cells(self._study, chosen)]
+        found = ends(self._study, cells)
+        self._ends = [end for end in found.values() if end is not None]
+        self._total = len(found)
 
     def _scored(self, name: str) -> str:
         folder = self._study.folder / name

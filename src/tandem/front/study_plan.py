@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from tandem.front.live import duration
-from tandem.studies.choosing import described, first_settings, sweep_notes
+from tandem.studies.choosing import described, settings_so_far, sweep_notes
 from tandem.studies.grid import Cell, Study, distinct, points, reporting_cells, tuning_cells
 from tandem.studies.study_folder import CellEnd, cell_end
 
@@ -14,7 +14,8 @@ from tandem.studies.study_folder import CellEnd, cell_end
 def plan_lines(study: Study, *, jobs: int) -> list[str]:
     """The study in words: what it expects, its rows and axes, its cells, and the time left."""
     file = study.file
-    tuning, reporting = tuning_cells(study), reporting_cells(study, first_settings(file))
+    tuning = tuning_cells(study)
+    reporting = reporting_cells(study, settings_so_far(file, study.folder))
     lines = [f"{file.name}: over {file.base}, in {study.folder}"]
     for one in file.hypotheses:
         lines.append(

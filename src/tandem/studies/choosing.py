@@ -52,8 +52,16 @@ def choose(file: StudyFile, score: Score) -> dict[str, Choice]:
 
 
 def first_settings(file: StudyFile) -> dict[str, int]:
-    """Every row's first setting: what a plan supposes before tuning."""
+    """Every row's first setting."""
     return dict.fromkeys(file.rows, 0)
+
+
+def settings_so_far(file: StudyFile, folder: Path) -> dict[str, int]:
+    """Every row's chosen setting, or its first while tuning has not ended."""
+    path = folder / CHOSEN
+    if not path.is_file():
+        return first_settings(file)
+    return {row: found["chosen"] for row, found in json.loads(path.read_bytes()).items()}
 
 
 def write_choices(folder: Path, choices: Mapping[str, Choice]) -> None:
