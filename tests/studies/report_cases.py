@@ -145,6 +145,7 @@ def make_diagnosis(
         "problems": 64,
         "scalars": {
             "teacher_entropy": {"mean": 0.213, "low": 0.19, "high": 0.24},
+            "teacher_entropy_before": {"mean": 0.6, "low": 0.5, "high": 0.7},
             "auroc": {"mean": 0.81, "low": 0.77, "high": 0.85},
             "outlier_share": {"mean": 0.031, "low": None, "high": None},
         },
@@ -154,6 +155,7 @@ def make_diagnosis(
                 "x": "position in tokens",
                 "points": curve,
             },
+            "train/grad_norm": {"unit": "norm", "x": "optimiser step", "points": curve},
             "kl_by_position, median": {
                 "unit": "nats per token",
                 "x": "position in tokens",

@@ -98,8 +98,8 @@ def test_a_studys_page_needs_nothing_outside_itself(text: str) -> None:
 def test_every_picture_says_in_words_what_it_shows(text: str) -> None:
     found = _read(text)
     # Two of differences, an axis, ten trajectories and two more of the axis, three sweeps, two of
-    # the probe, two diagnostics.
-    assert len(found.images) == 22
+    # the probe, three diagnostics.
+    assert len(found.images) == 23
     for image in found.images:
         alt, source = str(image["alt"]), str(image["src"])
         assert len(alt) > 30 and "None" not in alt

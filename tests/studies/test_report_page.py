@@ -19,7 +19,7 @@ from tandem.studies.report_browser import PAGE_SIZE
 from tandem.studies.report_folders import write_reports
 
 WIDE, PHONE = 1200, 360
-PICTURES = 22
+PICTURES = 23
 PROMPTS = 200
 
 # What each picture is made of once it is painted: how wide its data are, and how many different

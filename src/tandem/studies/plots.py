@@ -179,6 +179,7 @@ RUN_PLOTS: tuple[Plot, ...] = (
         "Loss",
         "nats per token",
         (Line("train/loss", "loss"),),
+        floor=None,
         note="The objective's own value, by the step's divisor. It may be negative on a truncated "
         "support.",
     ),

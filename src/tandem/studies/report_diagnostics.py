@@ -12,12 +12,16 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from tandem.studies import report_marks as marks
-from tandem.studies.page import drawn, notes, plots, wide_table
+from tandem.studies.page import drawn, folded, notes, plots, wide_table
 from tandem.studies.plots import picture
 from tandem.studies.report_probe import read_schema
 
 DIAGNOSE = "diagnose.json"
 SCHEMA = 1
+LOGGED = "/"
+"""What only the names of logged metrics have in them."""
+# Whose responses a scalar is of, by the end of its name.
+_WHOSE = {"": "student after", "_before": "student before", "_teacher": "teacher"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +39,21 @@ def read_diagnosed(path: Path, label: str) -> Diagnosed:
 
 def diagnostics_section(found: Sequence[Diagnosed]) -> str:
     """Scalars as a table, curves and histograms as pictures, all models in each."""
-    figures = [_figure(name, found, "curves", _curves) for name in _names(found, "curves")]
+    curves = _names(found, "curves")
+    logged = [name for name in curves if LOGGED in name]
+    figures = [_figure(name, found, "curves", _curves) for name in curves if name not in logged]
     figures += [
         _figure(name, found, "histograms", _histograms) for name in _names(found, "histograms")
     ]
     said = [
         f"{one.label}: {one.data['checkpoint']}, {one.data['problems']} problems." for one in found
     ]
-    drawn_ones = plots(figures) if figures else ""
-    return _scalars(found) + drawn_ones + notes([*said, "Brackets and bands are 95 % intervals."])
+    body = _scalars(found) + (plots(figures) if figures else "")
+    body += notes([*said, "Brackets and bands are 95 % intervals."])
+    if logged:
+        training = [_figure(name, found, "curves", _curves) for name in logged]
+        body += folded("While training", plots(training))
+    return body
 
 
 def _names(found: Sequence[Diagnosed], part: str) -> list[str]:
@@ -53,19 +63,39 @@ def _names(found: Sequence[Diagnosed], part: str) -> list[str]:
 
 
 def _scalars(found: Sequence[Diagnosed]) -> str:
+    """A line per scalar; those of three models' responses, which differ in their end, are one."""
     names = _names(found, "scalars")
     if not names:
         return ""
-    rows = [
-        [_title(name), *(_bounded(one.data["scalars"].get(name)) for one in found)]
-        for name in names
+    whole = [name for name in names if _base(name, names) == name]
+    ends = [end for end in _WHOSE if not end or any(f"{name}{end}" in names for name in whole)]
+    columns = [(one, end) for one in found for end in ends]
+    header = [
+        ", ".join([one.label] * (len(found) > 1) + [_WHOSE[end]] * (len(ends) > 1)) or one.label
+        for one, end in columns
     ]
-    return wide_table("diagnostics", ("", *(one.label for one in found)), rows)
+    rows = [
+        [
+            _title(name),
+            *(_bounded(one.data["scalars"].get(f"{name}{end}")) for one, end in columns),
+        ]
+        for name in whole
+    ]
+    return wide_table("diagnostics", ("", *header), rows)
+
+
+def _base(name: str, names: Sequence[str]) -> str:
+    """The name without the end that says whose responses it is of, where it has one."""
+    for end in _WHOSE:
+        base = name.removesuffix(end)
+        if end and base != name and base in names:
+            return base
+    return name
 
 
 def _bounded(value: Mapping[str, float | None] | None) -> str:
     if value is None or value["mean"] is None:
-        return "none"
+        return ""
     low, high = value["low"], value["high"]
     bounds = "" if low is None or high is None else f" [{low:.3g}, {high:.3g}]"
     return f"{value['mean']:.3g}{bounds}"
