@@ -54,7 +54,7 @@ def test_differences_from_the_students_prefixes_are_drawn_where_there_are_any(
 def test_scalars_of_three_models_responses_are_one_line(tmp_path: Path) -> None:
     text = diagnostics_section([read_diagnosed(make_diagnosis(tmp_path), "TRB")])
     assert _rows(text) == [
-        ["", "student after", "student before"],
+        ["", "this run", "student before"],
         ["teacher entropy", "0.213 [0.19, 0.24]", "0.6 [0.5, 0.7]"],
         ["auroc", "0.81 [0.77, 0.85]", ""],
         ["outlier share", "0.031", ""],
@@ -79,8 +79,8 @@ def test_several_models_are_told_apart_in_each_picture(tmp_path: Path) -> None:
     text = diagnostics_section(found)
     assert text.count('<ul class="key">') == 3 and text.count("</svg>&lt;two&gt;</li>") == 3
     assert _rows(text)[0] == [
-        *("", "one, student after", "one, student before"),
-        *("<two>, student after", "<two>, student before"),
+        *("", "one, this run", "one, student before"),
+        *("<two>, this run", "<two>, student before"),
     ]
 
 

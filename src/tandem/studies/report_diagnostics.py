@@ -21,7 +21,7 @@ SCHEMA = 1
 LOGGED = "/"
 """What only the names of logged metrics have in them."""
 # Whose responses a scalar is of, by the end of its name.
-_WHOSE = {"": "student after", "_before": "student before", "_teacher": "teacher"}
+_WHOSE = {"": "this run", "_before": "student before", "_teacher": "teacher"}
 
 
 @dataclass(frozen=True, slots=True)
