@@ -18,7 +18,10 @@ from typer.testing import CliRunner
 
 from tandem.cli import app
 
-COMMANDS = ("train", "eval", "demo", "doctor", "pretrain", "methods", "check", "report")
+COMMANDS = (
+    *("train", "eval", "demo", "doctor", "pretrain", "methods", "check", "report"),
+    *("study", "compare", "probe", "diagnose"),
+)
 
 
 def _run(*arguments: str) -> tuple[int, str, str]:

@@ -8,8 +8,6 @@ from functools import partial, reduce
 from operator import or_
 from pathlib import Path
 
-from transformers import PreTrainedConfig
-
 from tandem.behaviours import Student
 from tandem.engines import cache_bytes, refuse_engine, training_engine
 from tandem.evaluation import EvaluationResult
@@ -17,7 +15,7 @@ from tandem.evaluation import evaluate as grade_answers
 from tandem.evaluation.record import write_step
 from tandem.front.doctor import examine, refuse_failed
 from tandem.front.memory import parts, peak
-from tandem.front.shapes import Shape, shape_of
+from tandem.front.shapes import shape_of
 from tandem.models.cast import Cast, load_cast, speaker, teaching
 from tandem.models.loading import DTYPES, LoadedModel, load_model
 from tandem.models.prompts import decode_response, encode_prompt
@@ -284,11 +282,7 @@ def grade(
 
 def estimate_memory(config: RunConfig, student: LoadedModel, module: StepModule) -> Estimate:
     """The arithmetic of this run's memory, from the loaded models."""
-
-    def shape(config: PreTrainedConfig) -> Shape:
-        return shape_of(config, source="the loaded model")
-
-    reference = module.reference
+    shape, reference = partial(shape_of, source="the loaded model"), module.reference
     components = parts(
         config,
         student=shape(student.model.config),

@@ -279,3 +279,18 @@ def test_progress_counts_kept_answers_and_ends_at_all_of_them(tmp_path: Path) ->
     )
     assert answers[0] == (9, 20) and answers[-1] == (20, 20) and answers == sorted(answers)
     assert graded[-1] == (20, 20) and counted == [(0, 1), (1, 1)]
+
+
+def test_nothing_is_generated_where_nothing_could_be_graded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = suite()
+
+    def missing(self: Suite) -> None:
+        raise ValueError("install the grader")
+
+    monkeypatch.setattr(type(asked), "ready", missing)
+    oracle = Oracle()
+    with pytest.raises(ValueError, match="install the grader"):
+        run(tmp_path / "answers", asked, oracle.asking())
+    assert not oracle.asked and not (tmp_path / "answers").exists()

@@ -17,6 +17,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.testing import assert_close
 
 from tandem.behaviours import Behaviour, FixedBudgetBlend, SpeculativeKD, Student
+from tandem.rollout import attention, lane
+from tandem.rollout.attention import row_by_row
 from tandem.rollout.cache import SlotCache
 from tandem.rollout.graphs import repeated
 from tandem.rollout.pace import Block
@@ -106,6 +108,55 @@ def test_a_row_sees_what_it_holds_and_no_more(fed: int) -> None:
     assert_close(found, truth.transpose(1, 2), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("fed", [1, 3])
+def test_a_cpu_attends_row_by_row_over_what_each_holds(fed: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    query = torch.randn(3, 4, fed, 8, generator=generator)
+    keys, values = torch.randn(2, 3, 2, 9, 8, generator=generator)
+    lengths = torch.tensor([3, 9, 5], dtype=torch.int32)
+    for row, length in enumerate(lengths.tolist()):
+        keys[row, :, length:] = values[row, :, length:] = torch.nan
+    found = row_by_row(query, keys, values, lengths.tolist(), 0.3)
+    mask = masked(lengths, fed=fed, slots=9)
+    truth = scaled_dot_product_attention(
+        query,
+        keys.nan_to_num(),
+        values.nan_to_num(),
+        attn_mask=mask,
+        scale=0.3,
+        enable_gqa=True,
+    )
+    assert_close(found, truth.transpose(1, 2), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("block", [1, 4])
+@pytest.mark.parametrize("behaviour", [Student(), BLEND], ids=lambda b: b.kind)
+def test_rows_attended_one_by_one_give_the_same_responses(
+    behaviour: Behaviour, block: Block, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student, teacher = pair()
+    requests = ragged(17, size=13)
+    truth = generate(engine_of(student, teacher, slots=5), requests, behaviour, record=EVERYTHING)
+    monkeypatch.setattr(lane, "A_ROW_ALONE", 0)
+    alone: list[int] = []
+    monkeypatch.setattr(
+        attention, "row_by_row", lambda *given: alone.append(len(given[3])) or row_by_row(*given)
+    )
+    engine = engine_of(student, teacher, slots=5, block=block)
+    assert_same(generate(engine, requests, behaviour, record=EVERYTHING), truth)
+    assert alone and max(alone) == 5
+
+
+def test_rows_are_attended_one_by_one_where_that_saves_reading() -> None:
+    cache = SlotCache(layers=1, rows=2, capacity=64)
+    assert cache.spares([1, 40], used=40) == 0, "nothing is written yet"
+    cache.aim(torch.zeros(2, 1, dtype=torch.int64), rows=2, used=40)
+    new = torch.zeros(2, 3, 1, 4)
+    cache.update(new, new, 0)
+    # 39 slots of one row, keys and values of three heads of four numbers of four bytes.
+    assert cache.spares([1, 40], used=40) == 39 * 2 * 3 * 4 * 4
+
+
 def test_the_mask_of_lengths_is_causal_inside_a_block() -> None:
     found = masked(torch.tensor([2, 4], dtype=torch.int32), fed=2, slots=4)
     t, f = True, False
@@ -164,7 +215,7 @@ def test_both_orders_of_memory_hold_the_same() -> None:
         cache.aim(torch.tensor([[6, 7], [0, 1], [20, 21]]), rows=3, used=24)
         for layer in range(2):
             cache.update(new[0], new[1], layer)
-        cache.move(torch.tensor([2]), torch.tensor([1]), used=24)
+        cache.move([2], [1], used=24)
         cache.aim(torch.tensor([[8, 9], [22, 23], [22, 23]]), rows=3, used=24)
         found = [cache.update(new[1], new[0], layer) for layer in range(2)]
         seen.append(torch.stack([torch.stack([x[:, :, :24] for x in pair]) for pair in found]))

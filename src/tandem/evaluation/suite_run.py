@@ -78,8 +78,9 @@ def run_suite(
     problems: only the first so many. on_answer, on_grade: told (done, total) answers; on_count: how
     far the counting of votes is. Answers that reached the length limit are graded as they stand,
     and graded anew each time. Raises ValueError where the folder holds answers of another model or
-    other settings, or no prompt is short enough.
+    other settings, no prompt is short enough, or answers could not be graded here.
     """
+    suite.ready()
     _check(suite)
     asked = suite.problems[:problems]
     kept = _short_enough(asked, asking)

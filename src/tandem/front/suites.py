@@ -137,6 +137,7 @@ def evaluate_suites(
     """
     # Before the model: a file that is not there should not take minutes to say.
     for suite in plan.suites:
+        suite.ready()
         if not suite.problems:
             raise ValueError(f"suite {suite.kind} finds no problem in {suite.source()}")
     limits = plan.limits

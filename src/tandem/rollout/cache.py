@@ -62,6 +62,15 @@ class SlotCache(Cache):
         """Slots attended over when the longest row holds `longest` tokens."""
         return min(-(-longest // STEP) * STEP, self.capacity)
 
+    def spares(self, ends: list[int], used: int) -> int:
+        """Bytes of a layer's keys and values in `used` slots of each row, beyond what rows holding
+        so many tokens need read."""
+        if not self._stores:
+            return 0
+        store = self._stores[0]
+        slot = 2 * store.shape[2] * store.shape[4] * store.dtype.itemsize
+        return (len(ends) * used - sum(ends)) * slot
+
     def aim(self, at: Tensor, *, rows: int, used: int) -> None:
         """Where the next forward writes, and what it attends over.
 
@@ -106,11 +115,12 @@ class SlotCache(Cache):
         for store, prompt in zip(self._stores, prompts, strict=True):
             store[:, :, :, : prompt.shape[3]].index_copy_(1, rows, prompt)
 
-    def move(self, source: Tensor, target: Tensor, *, used: int) -> None:
+    def move(self, source: list[int], target: list[int], *, used: int) -> None:
         """Copy the first `used` slots of rows `source` to rows `target` (disjoint)."""
         for store in self._stores:
-            part = store[:, :, :, :used]
-            part.index_copy_(1, target, part.index_select(1, source))
+            # A row at a time: an index over a slice would first copy the slice, every row of it.
+            for old, new in zip(source, target, strict=True):
+                store[:, new, :, :used].copy_(store[:, old, :, :used])
 
     def _hold(self, slots: int) -> None:
         """See to it that there are so many slots."""

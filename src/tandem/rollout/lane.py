@@ -22,6 +22,9 @@ from tandem.rollout.graphs import bucket_of_slots
 from tandem.rollout.protocol import SpeakerLike
 
 NEXT, POSITION = 0, 1
+# Bytes of keys and values that must be left unread for each row before a CPU attends to rows one by
+# one: so many are read in the time of one more call.
+A_ROW_ALONE = 2**15
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +115,13 @@ class Lane:
         else:
             assert rows == len(self.lengths), "one row of tokens per live row"
             longest = max(self.lengths) + ahead
-            if fed == 1 and self._whole is not None and min(self.lengths) + ahead == longest:
+            ends = [length + ahead + fed for length in self.lengths]
+            used = self.cache.window(longest + fed)
+            if fed == 1 and self._whole is not None and min(ends) == max(ends):
                 used, mask = longest + 1, self._whole
+            elif self._whole is not None and self.cache.spares(ends, used) > rows * A_ROW_ALONE:
+                mask = self._lengths(positions_BL)
             else:
-                used = self.cache.window(longest + fed)
                 mask = self._mask(positions_BL, used)
         self.cache.aim(positions_BL, rows=rows, used=used)
         return self.speaker.hidden(tokens_BL, positions_BL, mask=mask, cache=self.cache)
@@ -130,8 +136,12 @@ class Lane:
         """Which of the first `used` slots each token sees, [B, 1, L, S]; or the lengths of rows,
         [B, 1, 1, 1], which say it all."""
         if self._by_length:
-            return (positions_BL[:, -1:] + 1).to(torch.int32)[:, None, None]
+            return self._lengths(positions_BL)
         return self._slots[:used] <= positions_BL[:, None, :, None]
+
+    def _lengths(self, positions_BL: Tensor) -> Tensor:
+        """Tokens that each row holds once these are written, [B, 1, 1, 1]."""
+        return (positions_BL[:, -1:] + 1).to(torch.int32)[:, None, None]
 
     def settle(self, last_B: Tensor, count_B: Tensor) -> None:
         """Accept so many tokens of each row; `last_B` [B] is the newest of each, to be fed next."""
@@ -148,7 +158,7 @@ class Lane:
         if source:
             used = max(self.lengths[row] for row in source)
             here = torch.tensor([source, target], device=self.speaker.device)
-            self.cache.move(here[0], here[1], used=self.cache.window(used))
+            self.cache.move(source, target, used=self.cache.window(used))
             self._state.index_copy_(1, here[1], self._state.index_select(1, here[0]))
             for old, new in zip(source, target, strict=True):
                 self.lengths[new] = self.lengths[old]

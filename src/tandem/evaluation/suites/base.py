@@ -43,6 +43,10 @@ class Suite(Task, ABC):
     def problem_of(self, row: Row, number: int) -> Prompt:
         """The problem in a row of the source, local or the hub's; `number` counts from 0."""
 
+    def ready(self) -> None:
+        """Raises ValueError where answers could not be graded here, and says what is missing: to be
+        asked before anything is generated."""
+
     def source(self) -> str:
         """Where the problems are read from. Raises ValueError where `data_root` lacks them."""
         if self.data_root is None:
