@@ -53,8 +53,8 @@ def bounds_in_order(mean: float, low: float | None, high: float | None) -> bool:
 
 def test_it_prints_a_summary_and_writes_the_file_into_the_run(run: Path) -> None:
     data, out = diagnosed(run)
-    parts = ("schema", "run", "checkpoint", "problems", "samples", "scalars", "curves")
-    assert set(data) == {*parts, "histograms", "split", "behaviour"} | {"samples"}
+    parts = ("schema", "run", "checkpoint", "problems", "samples_per_problem", "scalars")
+    assert set(data) == {*parts, "curves", "histograms", "split", "behaviour", "samples"}
     assert (data["schema"], data["run"], data["checkpoint"]) == (1, "tiny", "final")
     assert (data["problems"], data["behaviour"]) == (3, "trust_region_blend")
     for found in data["scalars"].values():

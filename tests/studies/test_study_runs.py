@@ -74,6 +74,7 @@ def test_a_study_that_is_killed_and_stopped_goes_on_to_the_same_numbers(tmp_path
     assert re.search(r"\[12/12\] reporting/\S+/seed-1: pass@1 \d+\.\d % \(test\) in 0:\d\d", said)
     assert "small, main table: final model" in said
     assert (whole / "results" / "comparison.html").is_file()
+    assert (whole / "report.html").is_file()
     # A cell is a normal run folder that has been judged twice; what could be resumed is gone.
     cell = whole / "reporting" / "student-weaker" / "trb" / "seed-1"
     assert {path.name for path in cell.iterdir()} == {

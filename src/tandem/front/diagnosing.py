@@ -69,7 +69,7 @@ def print_diagnosis(
         run=folder.name,
         checkpoint=asked.checkpoint,
         problems=problems,
-        samples=asked.samples,
+        samples_per_problem=asked.samples,
         split=asked.split,
         behaviour=str(behaviour.kind),
     )

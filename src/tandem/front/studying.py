@@ -35,6 +35,7 @@ from tandem.studies.grid import (
     reporting_cells,
     tuning_cells,
 )
+from tandem.studies.report_folders import write_reports
 from tandem.studies.runner import Job, run_jobs
 from tandem.studies.study_folder import begin, cell_end, last_validation, read_study, write_plan
 from tandem.training.claim import claim
@@ -108,6 +109,7 @@ def _run(study: Study, jobs: int, console: Console) -> None:
         run_jobs(todo, environments=environments, hear=board)
     for line in write_results(read_study(study.folder)):
         console.print(Text(line), soft_wrap=True)
+    console.print(Text(str(write_reports([study.folder]))), soft_wrap=True)
 
 
 def _models(study: Study) -> list[Job]:

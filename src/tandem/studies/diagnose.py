@@ -72,7 +72,7 @@ class Diagnosis:
     samples: list[dict[str, Any]]
 
     def as_json(self, **about: str | int) -> dict[str, Any]:
-        """diagnose.json; about: run, checkpoint, problems, samples and what else there is."""
+        """diagnose.json; about: run, checkpoint, problems, samples_per_problem and what else."""
         return {
             "schema": 1,
             **about,
