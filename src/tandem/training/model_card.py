@@ -33,8 +33,9 @@ def save_final(
 
     Raises ValueError where the disk does not take it.
 
-    beside: further files, name to text. silenced_ids: ids that never occurred while the student learnt, the teacher's end ids above all.
-    generation_config.json suppresses them, so that the law is the same wherever it is loaded.
+    beside: further files, name to text. silenced_ids: ids that never occurred while the student
+    learnt, the teacher's end ids above all. generation_config.json suppresses them, so that the law
+    is the same wherever it is loaded.
     """
     partial = folder.with_name(f".partial-{folder.name}")
     old = folder.with_name(f".partial-old-{folder.name}")
