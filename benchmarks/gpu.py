@@ -5,7 +5,8 @@
 Right: a tiny random pair in fp32 answers the same requests on the CPU and on the device, where
 rounds are CUDA graphs, for blocks of 1, 4 and 8; the share of equal responses and the largest
 distance of their log-probs are printed. The branch-free solver is held against the one that
-branches.
+branches, and its fused form against it, with the time of both over the full vocabulary; attention
+by lengths, in bf16, against a masked product in fp32.
 
 Speed: a student of the shape of Qwen3-1.7B and a teacher of that of Qwen3-8B, random weights in
 bf16 (nothing is downloaded), both caches at a given context, filled with zeros. Milliseconds of a
@@ -22,19 +23,21 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from tandem.behaviours import Behaviour, FixedBudgetBlend, Student
 from tandem.core.blend import solve_blend
-from tandem.core.blend_static import solve_static
+from tandem.core.blend_static import fused, solve_static
 from tandem.models.speaker import Speaker
 from tandem.models.vocabulary import Alignment
-from tandem.rollout import Engine
+from tandem.rollout import Engine, varlen
 from tandem.rollout.budget import bytes_per_token
 from tandem.rollout.graphs import runner_on
 from tandem.rollout.lane import Lane
@@ -64,6 +67,7 @@ class Body:
 QWEN_1_7B = Body(2048, 6144, 28, 16, 8, 128, True)
 QWEN_8B = Body(4096, 12288, 36, 32, 8, 128, False)
 TINY = Body(64, 96, 2, 4, 2, 16, False)
+HEADED = Body(256, 256, 1, 2, 1, 128, False)
 
 
 def model(body: Body, vocabulary: int, *, device: str, dtype: torch.dtype, seed: int) -> Any:
@@ -141,6 +145,52 @@ def right(device: str) -> None:
         found = solve_static(p.to(device), q.to(device), budget)
         gap = (found[1].cpu() - exact.kl).abs().max() / budget
         print(f"solver at ε = {budget:g}: KL within {float(gap):.1e} · ε of the branching one")
+
+
+def kernels(device: str, vocabulary: int) -> None:
+    """Prints how far what only a GPU has is from its plain twin."""
+    generator = torch.Generator(device).manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, device=device)
+
+    speaker = speaker_of(model(HEADED, 97, device=device, dtype=torch.bfloat16, seed=0), 97)
+    kernel = varlen.kernel_for(speaker)
+    if kernel is None:
+        print("attention by lengths: torch has no kernel for it here; rounds are masked")
+    else:
+        query = draw(8, 16, 4, 128)
+        keys, values = draw(2, 8, 512, 8, 128).transpose(2, 3).to(torch.bfloat16)
+        lengths = torch.tensor([4, 60, 512, 33, 128, 300, 7, 256], device=device).int()
+        found = varlen.attend(
+            kernel, query.to(torch.bfloat16), keys, values, lengths, scaling=128**-0.5
+        )
+        mask = varlen.masked(lengths, fed=4, slots=512)
+        truth = scaled_dot_product_attention(
+            query, keys.float(), values.float(), attn_mask=mask, enable_gqa=True
+        )
+        far = (found.float() - truth.transpose(1, 2)).abs().max()
+        print(f"attention by lengths: {float(far):.1e} from fp32 over values of {values.std():.1f}")
+    p, q = (torch.log_softmax(2 * draw(64, vocabulary), -1) for _ in range(2))
+    budget = torch.full((64,), 0.03, device=device)
+    plain, quick = solve_static(p, q, budget), fused()(p, q, budget)
+    gap = max(float((a - b).abs().max()) for a, b in zip(plain[:2], quick[:2], strict=True))
+    times = [seconds(lambda s=s: s(p, q, budget)) for s in (solve_static, fused())]
+    print(
+        f"solver, 64 rows of {vocabulary:,}: {1e3 * times[0]:.2f} ms plain, {1e3 * times[1]:.2f} "
+        f"fused, exponents and KL within {gap:.1e}"
+    )
+
+
+def seconds(action: Callable[[], object], repeats: int = 5) -> float:
+    taken: list[float] = []
+    for _ in range(repeats):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        action()
+        torch.cuda.synchronize()
+        taken.append(time.perf_counter() - start)
+    return min(taken)
 
 
 def session_at(
@@ -235,6 +285,8 @@ def main() -> None:
     if arguments.device == "cuda":
         print(torch.cuda.get_device_name(), "torch", torch.__version__)
     right(arguments.device)
+    if arguments.device == "cuda":
+        kernels(arguments.device, 2_003 if small else 151_936)
     speed(arguments.device, small=small)
     print(f"\n{time.perf_counter() - start:.0f} s")
 
