@@ -83,6 +83,8 @@ def test_a_run_leaves_everything_behind(whole: Whole) -> None:
         "samples.jsonl",
         "environment.json",
         "checkpoints",
+        "evaluations",
+        "best",
         "final",
         "report.html",
     }
