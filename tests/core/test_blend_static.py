@@ -104,6 +104,8 @@ def test_given_exponents_give_the_blend_of_the_branching_form() -> None:
 
 
 @pytest.mark.slow
+# torch's own compiler imports what torch deprecates.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs g++")
 def test_the_fused_solver_is_its_eager_twin() -> None:
     """As a GPU runs it, compiled here for the CPU: any number of rows, and a budget of each."""
