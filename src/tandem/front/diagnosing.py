@@ -6,7 +6,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.text import Text
 
@@ -14,10 +13,9 @@ from tandem.behaviours.base import Behaviour
 from tandem.engines import cache_bytes
 from tandem.evaluation.intervals import Interval
 from tandem.front.live import quiet_libraries
-from tandem.front.probing import split_named
+from tandem.front.probing import loaded_cast, split_named
 from tandem.front.run_models import Named, folder_of
 from tandem.front.suite_view import watching
-from tandem.models.cast import load_cast
 from tandem.models.loading import load_model
 from tandem.studies.diagnose import Diagnosis, diagnose, sets_of, watched_law
 from tandem.studies.diagnostics_numbers import Curve
@@ -25,7 +23,6 @@ from tandem.studies.diagnostics_pair import Watch, pairs_of, questions_of
 from tandem.studies.report import read_run
 from tandem.tasks.base import Split
 from tandem.training.config import RunConfig, load_config
-from tandem.training.parallel import resolve_device
 from tandem.training.signals import terminated_like_ctrl_c
 from tandem.types import Clock
 
@@ -94,16 +91,7 @@ def run_diagnosis(
         if asked.checkpoint == START
         else str(folder_of(Named(str(run), asked.checkpoint)))
     )
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    device = resolve_device(config.device)
-    cast = load_cast(
-        config.student,
-        config.teachers_by_name(),
-        config.reference,
-        device=device,
-        teachers_device="cpu" if config.residency == "one" else None,
-    )
+    cast, device = loaded_cast(config)
     trained = load_model(config.student.model_copy(update={"path": path}), device=device)
     pair, before = pairs_of(
         config,

@@ -20,7 +20,7 @@ from tandem.front.checking import build_method
 from tandem.front.live import quiet_libraries
 from tandem.front.recipes import recipe_path
 from tandem.front.suite_view import watching
-from tandem.models.cast import load_cast
+from tandem.models.cast import Cast, load_cast
 from tandem.studies.diagnostics_pair import Watch, pairs_of, questions_of
 from tandem.studies.probe import Probed, ProbeResult, as_json, probe
 from tandem.tasks.base import Split
@@ -102,11 +102,8 @@ def print_probe(
         console.print(Text(line), soft_wrap=True)
 
 
-def run_probe(
-    config: RunConfig, behaviours: Sequence[Probed], asked: Asked, *, watch: Watch
-) -> ProbeResult:
-    """Load the models of a recipe and probe them."""
-    lengths = lengths_of(asked.lengths, limit=config.rollout.max_new_tokens)
+def loaded_cast(config: RunConfig) -> tuple[Cast, torch.device]:
+    """The models of a recipe, where and on as many threads as it says, and that device."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = resolve_device(config.device)
@@ -117,6 +114,15 @@ def run_probe(
         device=device,
         teachers_device="cpu" if config.residency == "one" else None,
     )
+    return cast, device
+
+
+def run_probe(
+    config: RunConfig, behaviours: Sequence[Probed], asked: Asked, *, watch: Watch
+) -> ProbeResult:
+    """Load the models of a recipe and probe them."""
+    lengths = lengths_of(asked.lengths, limit=config.rollout.max_new_tokens)
+    cast, device = loaded_cast(config)
     (pair,) = pairs_of(config, cast, [cast.student], device=device, cache_bytes=cache_bytes(config))
     questions = questions_of(pair, config.task.prompts(asked.split)[: asked.problems])
     return probe(

@@ -170,6 +170,7 @@ def _serve(pipe: Connection, environment: Mapping[str, str]) -> None:
             answer = ("stopped", None)
         except ValueError as error:
             answer = ("refused", str(error))
+        # Whatever a job raises is told, with its trace, to the process that asked for it.
         except Exception:
             answer = ("failed", traceback.format_exc())
         try:
