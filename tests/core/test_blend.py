@@ -25,6 +25,8 @@ from tandem.core.blend import blend_logp
 from tandem.core.blend_passes import end_points
 from tandem.core.divergences import kl
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 
 def test_two_tokens_give_the_exponent_worked_by_hand() -> None:
     # p = (½, ½), q = (¾, ¼): log-odds of μ are β log 3. At β = ½ μ₁ = √3/(1 + √3) = 0.63397,

@@ -22,6 +22,8 @@ from oracles import blend as oracle
 from tandem.core.blend import blend_logp
 from tandem.core.divergences import kl
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 
 def test_masks_of_a_finite_lowest_number_are_masks() -> None:
     p, q = pair(20, 20, masked=0.3, one_sided=0.1)

@@ -10,6 +10,9 @@ interpolates β as a cubic of G between the ends of a bracket, whose slopes come
 free. Divergences here are measured from p restricted to the teacher's support: if the teacher lacks
 ids, KL starts at −log p(supp q) for β = 0⁺, and that part of the budget is spent at once.
 
+Over a few hundred ids `blend_small.py` does the same by Newton's method in numpy, where calls cost
+less; on a GPU, where a look at the host costs most, `blend_static.py`.
+
 Shapes: N rows, V vocabulary, A rows still active. Passes over V run in torch on the inputs' device;
 the few numbers per row are kept in float64 on the host, which has to count the active rows anyway.
 """
@@ -34,6 +37,7 @@ from tandem.core.blend_passes import (
     write_top,
 )
 from tandem.core.blend_search import Result, search
+from tandem.core.blend_small import FEW, solve_small
 from tandem.core.blend_static import PASSES, POINTS, blend_static, fused
 from tandem.core.bracket import Rows
 
@@ -73,8 +77,9 @@ def solve_blend(
     allowed = _host_rows(budget, lead)
     if np.isnan(allowed).any():
         raise ValueError("budget is nan: give a number of nats, 0 for the student alone")
-    logp = torch.empty_like(student, memory_format=torch.contiguous_format)
-    result = _solve_rows(student, end_points(student, teacher, room=logp), allowed)
+    few = student.device.type == "cpu" and student.shape[-1] <= FEW
+    solve = _solve_few if few and student.dtype == torch.float32 else _solve_all
+    result, logp = solve(student, teacher, allowed)
     return BlendSolution(
         exponent=_to_device(result.exponent, logp).view(lead),
         kl=_to_device(result.spent, logp).view(lead),
@@ -124,6 +129,25 @@ def _static(
         logp=logp.view(shape),
         passes=torch.full(lead, PASSES * POINTS, device=logp.device),
     )
+
+
+def _solve_few(student: Tensor, teacher: Tensor, allowed: Rows) -> tuple[Result, Tensor]:
+    """Over few ids: the quick way, and the other one for the rows that it leaves."""
+    small = solve_small(student, teacher, allowed)
+    result, logp = Result(small.exponent, small.kl, small.passes), torch.from_numpy(small.law)
+    if not small.settled.all():
+        left = np.flatnonzero(~small.settled)
+        at = torch.from_numpy(left)
+        found, logp[at] = _solve_all(student[at], teacher[at], allowed[left])
+        result.exponent[left], result.spent[left] = found.exponent, found.spent
+        result.passes[left] += found.passes
+    return result, logp
+
+
+def _solve_all(student: Tensor, teacher: Tensor, allowed: Rows) -> tuple[Result, Tensor]:
+    """What is found for N rows, and their laws [N, V]."""
+    logp = torch.empty_like(student, memory_format=torch.contiguous_format)
+    return _solve_rows(student, end_points(student, teacher, room=logp), allowed), logp
 
 
 def _solve_rows(p: Tensor, pair: Pair, allowed: Rows) -> Result:

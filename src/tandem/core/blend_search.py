@@ -91,8 +91,9 @@ def _step(left: Rows, beta: Rows, variance: Rows, *, allowed: Flags, ratio: Rows
     step = left / np.where(slope > 0.0, slope, np.inf)
     small = allowed & (np.abs(step) * (1.0 + ratio) <= STEP) & (beta + step < 1.0)
     # To a number that the law can be written with.
-    step = _representable(beta + step, torch.float32) - beta
-    return np.where(small, step, 0.0)
+    return np.where(
+        small, _representable(beta + np.where(small, step, 0.0), torch.float32) - beta, 0.0
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ class Bracket:
         t = (self.target - self.g_low) / span
         at_low = span / np.maximum(width * self.slope_low, TINY)
         at_high = span / np.maximum(width * self.slope_high, TINY)
-        share = _cubic(t, at_low, at_high)
+        share = cubic(t, at_low, at_high)
         crooked = _bend(at_low, at_high) > CROOKED
         if crooked.any():
             some = self.keep(crooked)
@@ -97,7 +97,7 @@ class Bracket:
         )
 
 
-def _cubic(t: Rows, at_low: Rows, at_high: Rows) -> Rows:
+def cubic(t: Rows, at_low: Rows, at_high: Rows) -> Rows:
     """The monotone cubic through (0, 0) and (1, 1) with these slopes there, at t in [0, 1]."""
     rest = 1.0 - t
     at_low, at_high = np.minimum(at_low, MONOTONE), np.minimum(at_high, MONOTONE)
@@ -110,7 +110,7 @@ def _near_or_cubic(t: Rows, at_low: Rows, at_high: Rows) -> Rows:
     Cutting it there would make every further step fall short by the same factor.
     """
     from_low, from_high = t * at_low, (1.0 - t) * at_high
-    share = _cubic(t, at_low, at_high)
+    share = cubic(t, at_low, at_high)
     share = np.where((at_low > MONOTONE) & (from_low < NEAR), from_low, share)
     return np.where((at_high > MONOTONE) & (from_high < NEAR), 1.0 - from_high, share)
 
