@@ -18,8 +18,9 @@ from typer.testing import CliRunner
 from tandem.cli import app
 from tandem.evaluation.record import write_record
 from tandem.front.study_plan import plan_lines
+from tandem.front.studying import write_results
 from tandem.studies.choosing import choose, settings_so_far, sweep_notes, write_choices
-from tandem.studies.compare import tables_of, write_results
+from tandem.studies.compare import tables_of
 from tandem.studies.grid import Study, reporting_cells, tuning_cells
 from tandem.studies.study_folder import (
     CellEnd,
@@ -266,7 +267,7 @@ def test_an_unfinished_study_says_what_is_missing(tmp_path: Path) -> None:
 
 def test_the_results_of_a_study_are_written_beside_its_runs(tmp_path: Path) -> None:
     study = written(tmp_path)
-    lines = write_results(read_study(study.folder))
+    lines = write_results(read_study(study.folder), command="tandem study small.yaml")
     text = (study.folder / "results" / "comparison.csv").read_text()
     assert text == as_csv(tables_of([study.folder]))
     assert len(list(csv.DictReader(io.StringIO(text)))) == 13

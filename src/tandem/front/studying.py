@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -23,7 +24,7 @@ from tandem.front.study_board import Board
 from tandem.front.study_plan import plan_lines
 from tandem.models.settings import ModelSettings
 from tandem.studies.choosing import Score, choose, first_settings, write_choices
-from tandem.studies.compare import write_results
+from tandem.studies.compare import write_tables
 from tandem.studies.grid import (
     Cell,
     Point,
@@ -36,12 +37,23 @@ from tandem.studies.grid import (
     tuning_cells,
 )
 from tandem.studies.report_folders import write_reports
+from tandem.studies.results_page import write_results_page
 from tandem.studies.runner import Job, run_jobs
-from tandem.studies.study_folder import begin, cell_end, last_validation, read_study, write_plan
+from tandem.studies.study_folder import (
+    StudyFolder,
+    begin,
+    cell_end,
+    last_validation,
+    read_study,
+    write_plan,
+)
+from tandem.studies.study_tables import study_tables
+from tandem.studies.tables import as_text
 from tandem.training.claim import claim
 from tandem.training.config import RunConfig, plain_data
 from tandem.training.signals import terminated_like_ctrl_c
 
+RESULTS = "results"
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -61,7 +73,7 @@ def study(
     begin(plan)
     try:
         with claim(plan.folder, first=True), terminated_like_ctrl_c():
-            _run(plan, jobs, console)
+            _run(plan, jobs, console, _command(path, overrides, jobs))
     except KeyboardInterrupt:
         console.print(
             Text(f"stopped; the same command goes on from here: {plan.folder}"), soft_wrap=True
@@ -91,7 +103,20 @@ def study_path(name: str) -> Path:
     raise ValueError(f"no study {name!r}: it is neither a file nor one of tandem's own; {hint}")
 
 
-def _run(study: Study, jobs: int, console: Console) -> None:
+def write_results(study: StudyFolder, *, command: str) -> list[str]:
+    """Write a study's tables and its page into its results/; return them as lines for a terminal.
+
+    command: what made them, as the page says it.
+    """
+    tables = study_tables(study)
+    folder = study.path / RESULTS
+    paths = write_tables(tables, folder, title=study.file.name)
+    paths.append(write_results_page(study, tables, folder, command=command))
+    lines = [line for table in tables for line in ["", *as_text(table)]]
+    return [*lines, "", f"{len(tables)} tables: {', '.join(map(str, paths))}"]
+
+
+def _run(study: Study, jobs: int, console: Console, command: str) -> None:
     tuning = tuning_cells(study)
     write_plan(study, tuning)
     board = Board(study, console, jobs=jobs)
@@ -107,9 +132,14 @@ def _run(study: Study, jobs: int, console: Console) -> None:
         write_plan(study, [*tuning, *reporting])
         todo = [*_references(study, reporting), *_cell_jobs(study, reporting)]
         run_jobs(todo, environments=environments, hear=board)
-    for line in write_results(read_study(study.folder)):
+    for line in write_results(read_study(study.folder), command=command):
         console.print(Text(line), soft_wrap=True)
     console.print(Text(str(write_reports([study.folder]))), soft_wrap=True)
+
+
+def _command(path: str, overrides: Sequence[str], jobs: int) -> str:
+    """The command line that this was."""
+    return shlex.join(["tandem", "study", path, *overrides, "--jobs", str(jobs)])
 
 
 def _models(study: Study) -> list[Job]:

@@ -10,11 +10,9 @@ from pathlib import Path
 from tandem.evaluation.record import FOLDER, Record, read_record, step_records
 from tandem.studies.rating import Rated, compared
 from tandem.studies.report import read_run
-from tandem.studies.study_folder import StudyFolder, is_study, read_study, write_whole
+from tandem.studies.study_folder import is_study, read_study, write_whole
 from tandem.studies.study_tables import study_tables
-from tandem.studies.tables import ResultTable, as_csv, as_html, as_markdown, as_text
-
-RESULTS = "results"
+from tandem.studies.tables import ResultTable, as_csv, as_html, as_markdown
 
 
 def tables_of(paths: Sequence[Path], *, baseline: str | None = None) -> list[ResultTable]:
@@ -44,14 +42,6 @@ def write_tables(tables: Sequence[ResultTable], folder: Path, *, title: str) -> 
     for name, text in texts.items():
         write_whole(folder / name, text)
     return [folder / name for name in texts]
-
-
-def write_results(study: StudyFolder) -> list[str]:
-    """Write a study's tables into its results/, and return them as lines for a terminal."""
-    tables = study_tables(study)
-    paths = write_tables(tables, study.path / RESULTS, title=study.file.name)
-    lines = [line for table in tables for line in ["", *as_text(table)]]
-    return [*lines, "", f"{len(tables)} tables: {', '.join(map(str, paths))}"]
 
 
 def _run_tables(paths: Sequence[Path], baseline: str | None) -> list[ResultTable]:

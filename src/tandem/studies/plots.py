@@ -111,11 +111,25 @@ def draw(plot: Plot, runs: Mapping[str, Sequence[Row]]) -> str:
     return picture(plot.title, fill)
 
 
-def picture(salt: str, fill: Callable[[Axes], None], *, size: tuple[float, float] = SIZE) -> str:
-    """What `fill` draws, as SVG text. salt: anything that tells it from the page's others."""
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": f"tandem {salt}"}):
+def picture(
+    salt: str,
+    fill: Callable[[Axes], None],
+    *,
+    size: tuple[float, float] = SIZE,
+    paper: str = "none",
+    below: Callable[[Figure], None] | None = None,
+) -> str:
+    """What `fill` draws, as SVG text.
+
+    salt: anything that tells it from the page's others. paper: its colour. below: draws what
+    stands outside the axes.
+    """
+    style = {**_STYLE, "svg.hashsalt": f"tandem {salt}", "figure.facecolor": paper}
+    with matplotlib.rc_context(style):
         figure = Figure(figsize=size, layout="constrained")
         fill(figure.add_subplot())
+        if below is not None:
+            below(figure)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue().decode()

@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 
 from tandem.evaluation.intervals import CONFIDENCE, t_quantile
 from tandem.studies import report_marks as marks
-from tandem.studies.page import drawn, notes, plots
-from tandem.studies.plots import RUN_PLOTS, Line, Plot, Row, over_steps, picture, points
+from tandem.studies.page import notes, plots
+from tandem.studies.pictures import Picture
+from tandem.studies.plots import RUN_PLOTS, Line, Plot, Row, over_steps, points
 
 STEPS_DRAWN = 400
 """More steps than this are thinned evenly: a picture has no more pixels."""
@@ -60,10 +61,15 @@ def over_seeds(values: Sequence[float]) -> tuple[float, float, float]:
 
 def trajectories(groups: Sequence[Group], chosen: Sequence[Plot] = RUN_PLOTS) -> str:
     """Every plot that any of the runs logged something for, and what is to be said of the seeds."""
-    figures = [_figure(plot, groups) for plot in chosen if _shown(plot.lines[0], groups)]
+    figures = band_figures(groups, chosen)
     if not figures:
         return '<p class="none">No metrics were logged.</p>'
-    return plots(figures) + notes(remarks(groups))
+    return plots([figure.html(salt="bands") for figure in figures]) + notes(remarks(groups))
+
+
+def band_figures(groups: Sequence[Group], chosen: Sequence[Plot] = RUN_PLOTS) -> list[Picture]:
+    """The plots that any of the runs logged something for."""
+    return [_figure(plot, groups) for plot in chosen if _shown(plot.lines[0], groups)]
 
 
 def remarks(groups: Sequence[Group]) -> list[str]:
@@ -94,7 +100,7 @@ def _shown(line: Line, groups: Sequence[Group]) -> list[Group]:
     return [g for g in groups if any(points(rows, line.key)[0] for rows in g.runs.values())]
 
 
-def _figure(plot: Plot, groups: Sequence[Group]) -> str:
+def _figure(plot: Plot, groups: Sequence[Group]) -> Picture:
     main, limits = plot.lines[0], [line for line in plot.lines[1:] if line.limit]
     shown = _shown(main, groups)
 
@@ -109,12 +115,12 @@ def _figure(plot: Plot, groups: Sequence[Group]) -> str:
     note = [plot.note] if plot.note and main.low is None else []
     note += [f"Dashed: {line.label}." for line in limits]
     ends = "; ".join(f"{g.label} ends at {band(g, main.key).mean[-1]:.3g}" for g in shown)
-    return drawn(
+    return Picture(
         plot.title,
-        picture(f"bands {plot.title}", fill),
+        fill,
         alt=f"{plot.title} by optimiser step, {plot.unit}: {ends}",
         note=" ".join(note),
-        key=marks.key((group.index, group.label) for group in shown),
+        key=tuple((group.index, group.label) for group in shown),
     )
 
 

@@ -16,26 +16,19 @@ from tandem.studies.study_folder import DECLARED, Planned, StudyFolder, cell_end
 from tandem.studies.study_tables import KINDS
 from tandem.studies.tables import ResultTable
 
+Grid = tuple[Sequence[str], Sequence[Sequence[str]]]
 _VERDICTS = {
     "better": "shown",
     "worse": "the opposite is shown",
     "no difference shown": "not shown",
 }
-EXPECTED = "what was expected"
-"""What `study_tables` calls the table of the hypotheses, after the study's name."""
 _MODELS = {"final": KINDS[0][1], "selected": KINDS[1][1]}
 
 
 def what_was_run(study: StudyFolder) -> Iterator[str]:
     """Heading, how far the study is, and its rows with what tuning chose."""
     file = study.file
-    seeds = len(file.seeds.reporting)
-    sentence = (
-        f"A study of {len(file.rows)} methods over {file.base} on {seeds} "
-        f"seed{'s' if seeds > 1 else ''}, judged on {file.judging.problems} test problems × "
-        f"{file.judging.samples} samples; the baseline is {file.title(file.baseline)}."
-    )
-    yield f"<header><h1>{escape(file.name)}</h1><p>{escape(sentence)}</p></header>"
+    yield f"<header><h1>{escape(file.name)}</h1><p>{escape(sentence(study))}</p></header>"
     states = _states(study)
     shown = [("cells done", f"{states['done'] + states['diverged']} of {states.total()}")]
     if states["diverged"]:
@@ -46,20 +39,51 @@ def what_was_run(study: StudyFolder) -> Iterator[str]:
     ]
     yield facts(shown)
     yield "<h2>What was run</h2>"
+    yield wide_table("what was run", *row_grid(study), words=("set", "chosen"))
+    yield notes(axis_notes(study))
+
+
+def sentence(study: StudyFolder) -> str:
+    """What the study is, in a sentence."""
+    file = study.file
+    seeds = len(file.seeds.reporting)
+    return (
+        f"A study of {len(file.rows)} methods over {file.base} on {seeds} "
+        f"seed{'s' if seeds > 1 else ''}, judged on {file.judging.problems} test problems × "
+        f"{file.judging.samples} samples; the baseline is {file.title(file.baseline)}."
+    )
+
+
+def row_grid(study: StudyFolder) -> Grid:
+    """Header and cells: each row, what tuning chose for it, and how many of its runs are done."""
     header = ("row", "set", "settings tried", "chosen", "runs done")
-    rows = [_row(study, row) for row in file.rows]
-    yield wide_table("what was run", header, rows, words=("set", "chosen"))
+    return header, [_row(study, row) for row in study.file.rows]
+
+
+def axis_notes(study: StudyFolder) -> list[str]:
+    """The values of each axis and who they are for, and how rows were tuned."""
+    file = study.file
     axes = [
         f"Axis {axis.title or name}: {', '.join(axis.values)}, for "
         f"{', '.join(map(file.title, axis.rows))}."
         for name, axis in file.axes.items()
     ]
-    yield notes([*axes, *sweep_notes(file)])
+    return [*axes, *sweep_notes(file)]
 
 
 def hypotheses(study: StudyFolder, tables: Sequence[ResultTable]) -> Iterator[str]:
     """What was expected, and whether the runs show it. tables: all of the study's."""
-    found = [table for table in tables if table.title == f"{study.file.name}, {EXPECTED}"]
+    grid, remarks = hypothesis_grid(study, tables)
+    yield "<h2>Hypotheses</h2>"
+    yield wide_table("hypotheses", *grid, words=("expected", "rows"))
+    yield notes(remarks)
+
+
+def hypothesis_grid(
+    study: StudyFolder, tables: Sequence[ResultTable]
+) -> tuple[Grid, tuple[str, ...]]:
+    """Header and cells, a line for each hypothesis, and what is to be said of them."""
+    found = [table for table in tables if table.point is None]
     expected = study.file.hypotheses
     # One line for each, in their order; no table as long as any row of them lacks runs.
     lines = found[0].lines if found else (None,) * len(expected)
@@ -81,9 +105,7 @@ def hypotheses(study: StudyFolder, tables: Sequence[ResultTable]) -> Iterator[st
         *("expected", "rows", "model", "difference, points [95 %]", "corrected"),
         *("detectable", "verdict"),
     )
-    yield "<h2>Hypotheses</h2>"
-    yield wide_table("hypotheses", header, rows, words=("expected", "rows"))
-    yield notes(found[0].notes if found else ["Declared before any run."])
+    return (header, rows), found[0].notes if found else ("Declared before any run.",)
 
 
 def declared(study: StudyFolder, *, target: Path) -> Iterator[str]:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from typing import Literal
 
 from matplotlib import font_manager
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from tandem.studies.plots import COLOURS
 
@@ -25,7 +27,8 @@ _SHAPES = (
     '<path d="M2.5 0 5 2.5 7.5 0 10 2.5 7.5 5 10 7.5 7.5 10 5 7.5 2.5 10 0 7.5 2.5 5 0 2.5z"/>',
     '<path d="M5 0 10 4 8 10H2L0 4z"/>',
 )
-_DASHES: tuple[tuple[str, str], ...] = (("-", ""), ("-.", "6 2 1 2"), (":", "1.5 2"))
+_Dash = Literal["-", "-.", ":"]
+_DASHES: tuple[tuple[_Dash, str], ...] = (("-", ""), ("-.", "6 2 1 2"), (":", "1.5 2"))
 # Marks along a line of many points.
 _ALONG = 5
 
@@ -40,7 +43,7 @@ def marker(index: int) -> str:
     return MARKERS[index % len(MARKERS)]
 
 
-def dash(index: int) -> str:
+def dash(index: int) -> _Dash:
     """Its line: the first eight are solid, and colours that come again have another dash."""
     return _DASHES[(index // len(COLOURS)) % len(_DASHES)][0]
 
@@ -66,6 +69,14 @@ def line(
         markersize=4,
         markevery=(min(index % every, len(x) - 1), every) if len(x) else None,
     )
+
+
+def handle(index: int, name: str) -> Line2D:
+    """A method in the key of a picture that stands on its own."""
+    return Line2D(
+        [], [], color=colour(index), linestyle=dash(index), marker=marker(index), markersize=4,
+        label=drawable(name),
+    )  # fmt: skip
 
 
 def drawable(text: str) -> str:

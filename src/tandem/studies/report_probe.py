@@ -11,8 +11,8 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from tandem.studies import report_marks as marks
-from tandem.studies.page import drawn, folded, notes, plots, wide_table
-from tandem.studies.plots import picture
+from tandem.studies.page import folded, notes, plots, wide_table
+from tandem.studies.pictures import Picture
 
 PROBE = "probe.json"
 SCHEMA = 1
@@ -104,7 +104,7 @@ def _figure(
 
     ends = "; ".join(f"{name} {max(by_name[name], key=_length)['mean']:.2f}" for _, name in shown)
     alt = f"{title}: {unit} against tokens before the cut. At the longest: {ends}"
-    return drawn(title, picture(title, fill), alt=alt, key=marks.key(shown))
+    return Picture(title, fill, alt=alt, key=tuple(shown)).html(salt="probe")
 
 
 def _length(row: Mapping[str, Any]) -> int:

@@ -12,11 +12,15 @@ from matplotlib.ticker import NullLocator
 
 from tandem.studies import report_marks as marks
 from tandem.studies.choosing import described
-from tandem.studies.page import drawn, folded, notes, plots, wide_table
-from tandem.studies.plots import picture
+from tandem.studies.page import folded, notes, plots, wide_table
+from tandem.studies.pictures import Picture
 
 SIDE_BY_SIDE = 10
 """Up to so many values of a hyper-parameter have a place each; more are drawn to scale."""
+MARKS_SAID = (
+    "Each mark is a setting: the mean over its tuning seeds, the thin line from the worst seed to "
+    "the best. The ring is the setting that was chosen."
+)
 # How far the methods' points of one value stand apart, as a share of the way to the next value.
 _SPREAD = 0.6
 
@@ -54,12 +58,7 @@ def sweep_section(found: Sequence[Sweep]) -> str:
     """A picture per hyper-parameter, and all scores as a table."""
     if not found:
         return '<p class="none">No row had settings to choose from.</p>'
-    keys = dict.fromkeys(key for sweep in found for tried in sweep.tried for key in tried)
-    figures = [_figure(key, [s for s in found if _values(s, key)]) for key in keys]
-    said = [
-        "Each mark is a setting: the mean over its tuning seeds, the thin line from the worst seed "
-        "to the best. The ring is the setting that was chosen."
-    ]
+    figures = [figure.html(salt="sweep") for figure in sweep_figures(found)]
     rows = [
         [
             sweep.label,
@@ -73,14 +72,20 @@ def sweep_section(found: Sequence[Sweep]) -> str:
     ]
     header = ("row", "setting", "seeds, %", "mean, %", "")
     every = wide_table("all settings", header, rows, words=("setting",))
-    return plots(figures) + notes(said) + folded("All settings and scores", every)
+    return plots(figures) + notes([MARKS_SAID]) + folded("All settings and scores", every)
+
+
+def sweep_figures(found: Sequence[Sweep]) -> list[Picture]:
+    """A picture per hyper-parameter, with every row that was swept over it."""
+    keys = dict.fromkeys(key for sweep in found for tried in sweep.tried for key in tried)
+    return [_figure(key, [s for s in found if _values(s, key)]) for key in keys]
 
 
 def _values(sweep: Sweep, key: str) -> list[Any]:
     return [tried[key] for tried in sweep.tried if key in tried]
 
 
-def _figure(key: str, found: Sequence[Sweep]) -> str:
+def _figure(key: str, found: Sequence[Sweep]) -> Picture:
     """One hyper-parameter of every row that was swept over it."""
     place, ticks = _places([value for sweep in found for value in _values(sweep, key)])
     step = _SPREAD / len(found) if ticks else 0.0
@@ -107,11 +112,11 @@ def _figure(key: str, found: Sequence[Sweep]) -> str:
         f"{100 * sweep.mean(sweep.chosen):.1f} %"
         for sweep in found
     )
-    return drawn(
+    return Picture(
         key,
-        picture(f"sweep {key}", fill),
+        fill,
         alt=f"Validation pass@1 against {key}: {best}",
-        key=marks.key((sweep.index, sweep.label) for sweep in found),
+        key=tuple((sweep.index, sweep.label) for sweep in found),
     )
 
 

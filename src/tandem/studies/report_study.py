@@ -11,18 +11,23 @@ from tandem.evaluation.intervals import mean_interval
 from tandem.evaluation.record import read_record
 from tandem.studies.grid import MAIN, Point, points, varied_rows
 from tandem.studies.page import folded, notes, wide_table
+from tandem.studies.pictures import Picture
 from tandem.studies.plots import RUN_PLOTS
 from tandem.studies.report import json_lines
 from tandem.studies.report_analyses import analyses
 from tandem.studies.report_bands import Group, trajectories
-from tandem.studies.report_declared import declared, hypotheses, what_was_run
+from tandem.studies.report_declared import Grid, declared, hypotheses, what_was_run
 from tandem.studies.report_runs import environments
 from tandem.studies.report_samples import samples_section
 from tandem.studies.report_scatter import sweep_section, sweeps
 from tandem.studies.report_tables import axis_figure, per_cent, result_section
 from tandem.studies.study_folder import FINAL, Planned, StudyFolder, read_study
-from tandem.studies.study_tables import study_tables
+from tandem.studies.study_tables import KINDS, study_tables
 from tandem.studies.tables import ResultTable
+
+MODELS = dict(KINDS)
+REFERENCES_SAID = "Intervals over problems."
+WATCHED_SAID = "pass@1 while training is on validation problems; the tables are on the test's."
 
 
 def study_part(path: Path, *, target: Path) -> tuple[str, str]:
@@ -42,62 +47,67 @@ def study_part(path: Path, *, target: Path) -> tuple[str, str]:
         "<h2>Trajectories</h2>",
         *_trajectories(study),
         "<h2>Sweeps</h2>",
-        sweep_section(sweeps(study.chosen, _titles(study))),
+        sweep_section(sweeps(study.chosen, titles(study))),
         analyses([path], name=lambda folder: _called(study, folder)),
         _samples(study),
         "<h2>Details</h2>",
         *declared(study, target=target),
-        environments(list(_environments(study))),
+        environments(list(environment_facts(study))),
     ]
     return study.file.name, "\n".join(body)
 
 
-def _titles(study: StudyFolder) -> dict[str, str]:
+def titles(study: StudyFolder) -> dict[str, str]:
     return {row: study.file.title(row) for row in study.file.rows}
 
 
 def _indexes(study: StudyFolder) -> dict[str, int]:
     """Each row's colour, the same in every picture."""
-    return {title: index for index, title in enumerate(_titles(study).values())}
+    return {title: index for index, title in enumerate(titles(study).values())}
 
 
 def _results(study: StudyFolder, tables: Sequence[ResultTable]) -> Iterator[str]:
-    # A table's title says its point; there is none where runs are missing.
-    main = f"{study.file.name}, main table: "
     for table in tables:
-        if table.title.startswith(main):
-            name = table.title.removeprefix(main).capitalize()
+        if table.point == MAIN and table.model is not None:
+            name = MODELS[table.model].capitalize()
             yield f"<section><h3>{escape(name)}</h3>{result_section(table)}</section>"
     for name, axis in study.file.axes.items():
-        title = axis.title or name
-        own = [
-            (value, table)
-            for value in axis.values
-            for table in tables
-            if table.title.startswith(f"{study.file.name}, {title} {value}: ")
-        ]
+        # There is no table where runs are missing.
+        own = [table for table in tables if table.point is not None and table.point.axis == name]
         if own:
-            yield from _axis(study, title, axis.main, own)
+            yield from _axis(study, axis.title or name, axis.main, own)
 
 
-def _axis(
-    study: StudyFolder, title: str, main: str, own: Sequence[tuple[str, ResultTable]]
-) -> Iterator[str]:
+def _axis(study: StudyFolder, title: str, main: str, own: Sequence[ResultTable]) -> Iterator[str]:
     yield f"<section><h3>{escape(title)}</h3>"
     if main:
         yield f'<p class="none">In the main table: {escape(main)}.</p>'
-    final = [(value, table) for value, table in own if table.title.endswith(": final model")]
-    if final:
-        picture = axis_figure(title, final, indexes=_indexes(study))
+    final = axis_picture(study, title, own)
+    if final is not None:
+        picture = final.html(salt=f"axis {title}")
         yield f'<section class="plots alone">{picture}</section>'
-    for _, table in own:
+    for table in own:
         short = table.title.removeprefix(f"{study.file.name}, ")
         yield folded(short, result_section(table, picture_too=False))
     yield "</section>"
 
 
+def axis_picture(study: StudyFolder, title: str, own: Sequence[ResultTable]) -> Picture | None:
+    """The final models of an axis; None where no runs are done."""
+    final = [(t.point.value, t) for t in own if t.point is not None and t.model == FINAL]
+    return axis_figure(title, final, indexes=_indexes(study)) if final else None
+
+
 def _references(study: StudyFolder) -> Iterator[str]:
-    """Teacher and untrained student, judged as the runs were."""
+    header, rows = reference_grid(study)
+    if rows:
+        yield "<section><h3>For scale</h3>"
+        yield wide_table("teacher and untrained student", header, rows)
+        yield notes([REFERENCES_SAID]) + "</section>"
+
+
+def reference_grid(study: StudyFolder) -> Grid:
+    """Header and cells: teacher and untrained student, judged as the runs were."""
     rows: list[list[str]] = []
     for point in points(study.file):
         for role in ("student", "teacher"):
@@ -105,23 +115,14 @@ def _references(study: StudyFolder) -> Iterator[str]:
             if record is not None:
                 score = mean_interval(list(record.scores.values()), samples=record.samples)
                 name = "teacher" if role == "teacher" else "student before training"
-                rows.append([name, _where(study, point), per_cent(score)])
-    if rows:
-        yield "<section><h3>For scale</h3>"
-        yield wide_table("teacher and untrained student", ("model", "at", "pass@1, % [95 %]"), rows)
-        yield notes(["Intervals over problems."]) + "</section>"
+                rows.append([name, study.where(point), per_cent(score)])
+    return ("model", "at", "pass@1, % [95 %]"), rows
 
 
-def _where(study: StudyFolder, point: Point) -> str:
-    if not point.axis:
-        return "main table"
-    return f"{study.file.axes[point.axis].title or point.axis} {point.value}"
-
-
-def _groups(study: StudyFolder, point: Point) -> list[Group]:
+def groups(study: StudyFolder, point: Point) -> list[Group]:
     """The reporting runs of each row at a point, those that began."""
-    titles, found = _titles(study), []
-    for index, row in enumerate(titles):
+    found: list[Group] = []
+    for index, (row, title) in enumerate(titles(study).items()):
         at = point if row in varied_rows(study.file, point) else MAIN
         cells = [cell for cell in study.cells("reporting", at) if cell.row == row]
         runs = {
@@ -130,22 +131,22 @@ def _groups(study: StudyFolder, point: Point) -> list[Group]:
             if (study.run(cell) / "config.yaml").is_file()
         }
         if runs and (at == point or row == study.file.baseline):
-            found.append(Group(titles[row], runs, index))
+            found.append(Group(title, runs, index))
     return found
 
 
 def _trajectories(study: StudyFolder) -> Iterator[str]:
-    groups = _groups(study, MAIN)
-    if not groups:
+    found = groups(study, MAIN)
+    if not found:
         yield '<p class="none">No reporting run has begun.</p>'
         return
-    yield trajectories(groups)
-    yield notes(["pass@1 while training is on validation problems; the tables are on the test's."])
+    yield trajectories(found)
+    yield notes([WATCHED_SAID])
     accuracy = [plot for plot in RUN_PLOTS if plot.title == "Accuracy"]
     for point in points(study.file)[1:]:
-        at = _groups(study, point)
+        at = groups(study, point)
         if at:
-            yield folded(f"Accuracy, {_where(study, point)}", trajectories(at, accuracy))
+            yield folded(f"Accuracy, {study.where(point)}", trajectories(at, accuracy))
 
 
 def _samples(study: StudyFolder) -> str:
@@ -159,7 +160,7 @@ def _samples(study: StudyFolder) -> str:
     return samples_section(runs, seed=seed)
 
 
-def _environments(study: StudyFolder) -> Iterator[Mapping[str, object]]:
+def environment_facts(study: StudyFolder) -> Iterator[Mapping[str, object]]:
     for folder in dict.fromkeys(study.run(cell) for cell in study.plan):
         path = folder / "environment.json"
         if path.is_file():
@@ -174,6 +175,6 @@ def _called(study: StudyFolder, folder: Path) -> str:
     found = cells.get(folder)
     if found is None:
         return study.file.name if folder == study.path else str(folder.relative_to(study.path))
-    at = f", {_where(study, found.point)}" if found.point.axis else ""
+    at = f", {study.where(found.point)}" if found.point.axis else ""
     tuning = ", tuning" if found.phase == "tuning" else ""
     return f"{study.file.title(found.row)}{at}{tuning}, seed {found.seed}"

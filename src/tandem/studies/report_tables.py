@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 
 from tandem.evaluation.intervals import Interval
 from tandem.studies import report_marks as marks
-from tandem.studies.page import drawn, notes, plots, wide_table
-from tandem.studies.plots import picture
+from tandem.studies.page import notes, plots, wide_table
+from tandem.studies.pictures import Picture
 from tandem.studies.tables import Line, ResultTable
 
 _HEADER = (
@@ -29,7 +29,7 @@ _NAME = 20
 def result_section(table: ResultTable, *, picture_too: bool = True) -> str:
     """A table, its notes and, where asked for, its differences as a picture."""
     rows = [_cells(line) for line in table.lines]
-    figure = plots([_differences(table)]) if picture_too else ""
+    figure = plots([differences(table).html(salt=table.title)]) if picture_too else ""
     grid = wide_table(table.title, _HEADER, rows)
     return f"{figure}{grid}{notes(table.notes)}"
 
@@ -51,7 +51,7 @@ def bounds(difference: Interval) -> str:
 
 def axis_figure(
     title: str, values: Sequence[tuple[str, ResultTable]], *, indexes: Mapping[str, int]
-) -> str:
+) -> Picture:
     """pass@1 of every row at each value of an axis. indexes: the rows' colours."""
     labels = list(dict.fromkeys(line.label for _, table in values for line in table.lines))
     spread = 0.3 / (1 + len(labels))
@@ -81,12 +81,12 @@ def axis_figure(
         f"{value}: {', '.join(f'{li.label} {per_cent(li.score)} %' for li in table.lines)}"
         for value, table in values
     )
-    return drawn(
+    return Picture(
         "pass@1 of the final model",
-        picture(f"axis {title}", fill),
+        fill,
         alt=f"Test pass@1 by {title}. {said}",
         note="Bars are 95 % intervals.",
-        key=marks.key((indexes[label], label) for label in labels),
+        key=tuple((indexes[label], label) for label in labels),
     )
 
 
@@ -106,7 +106,7 @@ def _cells(line: Line) -> list[str]:
     ]
 
 
-def _differences(table: ResultTable) -> str:
+def differences(table: ResultTable) -> Picture:
     """Each row's difference from the baseline: 95 % thick, corrected thin."""
     compared = [(line.label, line.against) for line in table.lines if line.against is not None]
 
@@ -126,9 +126,10 @@ def _differences(table: ResultTable) -> str:
 
     said = "; ".join(f"{name} {points(x.difference)}, {x.verdict}" for name, x in compared)
     title = f"Difference from {table.baseline}"
-    return drawn(
+    return Picture(
         title,
-        picture(f"{title} {table.title}", fill, size=(4.4, 0.8 + 0.3 * len(compared))),
+        fill,
         alt=f"{title} in points of pass@1: {said}",
         note="Thick: 95 %. Thin: corrected by Holm over this table.",
+        size=(4.4, 0.8 + 0.3 * len(compared)),
     )

@@ -74,6 +74,12 @@ class StudyFolder:
             if cell.phase == phase and point in (None, cell.point):
                 yield cell
 
+    def where(self, point: Point) -> str:
+        """What a point of the study is called."""
+        if not point.axis:
+            return "main table"
+        return f"{self.file.axes[point.axis].title or point.axis} {point.value}"
+
 
 def is_study(path: Path) -> bool:
     """Whether a study began in this folder."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tandem.evaluation.record import Record, read_record
 from tandem.studies.choosing import described, sweep_notes
 from tandem.studies.grid import MAIN, Point, points, varied_rows
@@ -60,8 +62,9 @@ def _table(study: StudyFolder, point: Point, name: str, kind: str, base: str) ->
     if len(rated) < 2 or study.file.title(base) not in labels:
         return None
     notes += sweep_notes(study.file)
-    title = f"{study.file.name}, {_where(study, point)}: {kind}"
-    return compared(title, rated, baseline=study.file.title(base), notes=notes)
+    title = f"{study.file.name}, {study.where(point)}: {kind}"
+    found = compared(title, rated, baseline=study.file.title(base), notes=notes)
+    return replace(found, point=point, model=name)
 
 
 def _hypotheses(study: StudyFolder) -> ResultTable | None:
@@ -116,10 +119,3 @@ def _setting(study: StudyFolder, row: str) -> str:
     sweep = study.file.rows[row].sweep
     chosen = study.chosen.get(row)
     return described(sweep[chosen["chosen"]]) if chosen and len(sweep) > 1 else ""
-
-
-def _where(study: StudyFolder, point: Point) -> str:
-    if not point.axis:
-        return "main table"
-    axis = study.file.axes[point.axis]
-    return f"{axis.title or point.axis} {point.value}"

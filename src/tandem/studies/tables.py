@@ -10,6 +10,7 @@ from html import escape
 
 from tandem.evaluation.comparisons import Comparison
 from tandem.evaluation.intervals import Interval
+from tandem.studies.grid import Point
 from tandem.studies.page import table
 from tandem.studies.report import page
 
@@ -28,12 +29,18 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class ResultTable:
-    """Rows that were compared with one of them. notes: how, and what they cannot say."""
+    """Rows that were compared with one of them. notes: how, and what they cannot say.
+
+    point, model: where in a study its runs stand, and the evaluation that they were judged by; both
+    None for a table of hypotheses, as for runs without a study.
+    """
 
     title: str
     baseline: str
     lines: tuple[Line, ...]
     notes: tuple[str, ...]
+    point: Point | None = None
+    model: str | None = None
 
 
 # Columns as they are shown; the CSV file takes intervals apart.
@@ -57,14 +64,23 @@ _CSV = (
 
 def as_markdown(tables: Sequence[ResultTable]) -> str:
     """Headings, pipes and notes."""
-    parts: list[str] = []
-    for one in tables:
-        header, rows = _shown(one)
-        lines = [header, ["---"] * len(header), *rows]
-        grid = "\n".join("| " + " | ".join(map(_in_markdown, cells)) + " |" for cells in lines)
-        notes = "\n".join(f"* {_in_markdown(note)}" for note in one.notes)
-        parts.append(f"## {_in_markdown(one.title)}\n\n{grid}\n\n{notes}\n")
-    return "\n".join(parts)
+    return "\n".join(f"## {in_markdown(one.title)}\n\n{table_in_markdown(one)}" for one in tables)
+
+
+def table_in_markdown(one: ResultTable) -> str:
+    """A table and its notes without a heading."""
+    return f"{grid_in_markdown(*_shown(one))}\n{notes_in_markdown(one.notes)}"
+
+
+def grid_in_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Any table with pipes."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(map(in_markdown, cells)) + " |\n" for cells in lines)
+
+
+def notes_in_markdown(notes: Sequence[str]) -> str:
+    """Remarks, one to a line."""
+    return "".join(f"* {in_markdown(note)}\n" for note in notes)
 
 
 def as_csv(tables: Sequence[ResultTable]) -> str:
@@ -148,7 +164,7 @@ def _bounds(mean: str, low: str, high: str) -> str:
     return f"{mean} [{low}, {high}]"
 
 
-def _in_markdown(text: str) -> str:
+def in_markdown(text: str) -> str:
     """Text that neither ends a cell nor means anything to Markdown's HTML."""
     plain = text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
     return plain.replace("&", "&amp;").replace("<", "&lt;")

@@ -1,0 +1,129 @@
+"""What a study's results say where Markdown is read: the first line, the tables, the pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+from tests.studies.test_compare import written
+from tests.studies.test_tables import record
+
+from tandem.evaluation.record import write_record
+from tandem.front import studying
+from tandem.studies.grid import Study
+from tandem.studies.results_page import headline, results_files
+from tandem.studies.study_folder import cell_end, read_study
+from tandem.studies.study_tables import study_tables
+from tandem.studies.tables import table_in_markdown
+
+COMMAND = "tandem study small.yaml --jobs 2"
+
+
+def files(study: Study) -> dict[str, str]:
+    folder = read_study(study.folder)
+    return results_files(folder, study_tables(folder), command=COMMAND)
+
+
+def scored(study: Study, row: str, *shares: float) -> None:
+    """Overwrite what a row's final models score on the test split."""
+    for seed, share in enumerate(shares):
+        run = study.folder / f"reporting/main/{row}/seed-{seed}"
+        write_record(run, "test-final", record(share))
+
+
+def first_line(study: Study) -> str:
+    return files(study)["README.md"].splitlines()[0]
+
+
+def test_every_table_and_picture_is_on_the_page_and_every_picture_is_a_file(
+    tmp_path: Path,
+) -> None:
+    study = written(tmp_path)
+    found = files(study)
+    page = found["README.md"]
+    folder = read_study(study.folder)
+    tables = study_tables(folder)
+    for table in tables:
+        if table.point is not None:
+            assert table_in_markdown(table) in page
+    assert COMMAND in page
+    named = re.findall(r"!\[(?:[^\]\\]|\\.)*\]\(([^)]+)\)", page)
+    pictures = [name for name in found if name.endswith(".svg")]
+    assert sorted(named) == sorted(pictures)
+    assert {"differences-test-final.svg", "differences-test-best.svg"} <= set(pictures)
+    for name in pictures:
+        root = ElementTree.fromstring(found[name])
+        assert root.tag.endswith("svg")
+        assert "fill: #ffffff" in found[name], "dark text needs paper of its own"
+
+
+def test_the_first_line_says_what_is_shown_and_what_is_not(tmp_path: Path) -> None:
+    study = written(tmp_path)
+    folder = read_study(study.folder)
+    expected = [table for table in study_tables(folder) if table.point is None]
+    verdict = expected[0].lines[0].against
+    assert verdict is not None
+    verb = {"better": "beats", "worse": "does worse than"}.get(verdict.verdict, "does not beat")
+    assert first_line(study).startswith(f"# small: trb {verb} vanilla OPD (")
+
+
+@pytest.mark.parametrize(
+    "opd, trb, said",
+    [
+        ((0.2, 0.21), (0.8, 0.81), "trb beats vanilla OPD (+60.0"),
+        ((0.8, 0.81), (0.2, 0.21), "trb does worse than vanilla OPD (-60.0"),
+        ((0.5, 0.6), (0.6, 0.5), "trb does not beat vanilla OPD (+0.0"),
+    ],
+)
+def test_each_verdict_has_its_own_verb(
+    tmp_path: Path, opd: tuple[float, float], trb: tuple[float, float], said: str
+) -> None:
+    study = written(tmp_path)
+    scored(study, "opd", *opd)
+    scored(study, "trb", *trb)
+    assert said in first_line(study)
+
+
+def test_without_tables_nothing_is_claimed(tmp_path: Path) -> None:
+    study = written(tmp_path)
+    assert headline(read_study(study.folder), []) == "small: results"
+
+
+def test_runs_csv_has_every_run_with_its_scores(tmp_path: Path) -> None:
+    study = written(tmp_path)
+    rows = list(csv.DictReader(io.StringIO(files(study)["runs.csv"])))
+    folder = read_study(study.folder)
+    assert len(rows) == len(folder.plan)
+    tuning = [row for row in rows if row["phase"] == "tuning"]
+    assert tuning and all(row["test_final"] == row["test_selected"] == "" for row in tuning)
+    reported = [row for row in rows if row["phase"] == "reporting"]
+    scored(study, "trb", 0.125, 0.25)
+    again = list(csv.DictReader(io.StringIO(files(study)["runs.csv"])))
+    changed = [row for row in again if row not in rows]
+    assert {row["row"] for row in changed} == {"trb"}
+    assert reported and all(row["test_final"] for row in reported)
+
+
+def test_the_time_that_runs_took_is_told_with_those_that_took_longer(tmp_path: Path) -> None:
+    study = written(tmp_path)
+    page = files(study)["README.md"]
+    assert "A run took 2 s (median), 4 s at the most, with its judgement.\n" in page
+    declared = study.folder / "study.yaml"
+    data = yaml.safe_load(declared.read_text(encoding="utf-8"))
+    data["study"]["time_limit"] = 3.5
+    declared.write_text(yaml.safe_dump(data), encoding="utf-8")
+    page = files(study)["README.md"]
+    over = re.search(r"; a run was meant to take 3.5 s at most, (\d+) took longer", page)
+    ends = [cell_end(path.parent) for path in study.folder.rglob("cell.json")]
+    assert over is not None
+    assert int(over[1]) == sum(end is not None and end.seconds > 3.5 for end in ends) > 0
+
+
+def test_the_command_is_the_one_that_was_typed() -> None:
+    line = studying._command("my study.yaml", ["seeds.reporting=[0,1]"], 2)
+    assert line == "tandem study 'my study.yaml' 'seeds.reporting=[0,1]' --jobs 2"
