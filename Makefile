@@ -20,11 +20,14 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/tandem demo
 
+# A process per core, four at the most; each test file stays in one.
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 # A vLLM for CPUs, without its pictures and sounds.
 $(VSTAMP): pyproject.toml constraints.txt constraints-vllm.txt .ci/needs.py

@@ -37,6 +37,14 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c_is_heard() -> Iterator[None]:
+    """A shell's job in the background inherits that Ctrl-C is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def _train(*arguments: str) -> tuple[int, str, str]:
     result = CliRunner().invoke(app, ["train", "arithmetic", *TINY, *arguments])
     return result.exit_code, result.stdout, result.stderr

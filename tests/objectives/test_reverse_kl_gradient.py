@@ -155,7 +155,7 @@ def test_the_full_form_has_the_reverse_kl_gradient_under_every_behaviour(
 
 @pytest.mark.parametrize("behaviour", BEHAVIOURS, ids=lambda b: b.kind)
 @pytest.mark.parametrize("support", ["student_topk", "teacher_topk"])
-@pytest.mark.parametrize("fields, declared", SUMMED, ids=lambda f: str(f))
+@pytest.mark.parametrize("fields, declared", SUMMED, ids=lambda f: getattr(f, "__name__", str(f)))
 def test_each_top_k_form_has_its_declared_gradient_under_every_behaviour(
     behaviour: Behaviour, support: Any, fields: dict[str, Any], declared: Any
 ) -> None:

@@ -85,6 +85,7 @@ def test_a_worker_that_hangs_is_killed_and_replaced_and_others_are_graded(
 def test_a_worker_that_dies_is_replaced(pool: GradingPool) -> None:
     assert pool.grade([("21", "21")])[0].right
     worker = pool._workers[0]
+    os.kill(worker.process.pid, signal.SIGSTOP)  # or it might answer first
     worker.ask(("90022", "90022"), limit=2, patience=60.0)
     worker.process.kill()
     worker.process.wait()
