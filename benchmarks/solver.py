@@ -10,6 +10,9 @@ timed in turn within each repeat, in CPU seconds, so that a busy machine weighs 
 alike; a ratio is taken per repeat and its spread is printed. A unit is one fp32 log-softmax of the
 same rows into memory that is already there. Rows whose budget buys the whole teacher need no
 search: they are counted apart. Takes less than two minutes.
+
+A second table is about small vocabularies, which have a solver of their own (blend_small.py): its
+time beside that of the one for large ones, microseconds of the processor per call.
 """
 
 from __future__ import annotations
@@ -22,11 +25,15 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from tandem.core import blend
 from tandem.core.blend import BlendSolution, solve_blend
 
 VOCABULARY = 151_936
 BUDGETS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 HALVINGS = 30
+# Rows and ids of small models' rounds: one token of each row, or four.
+SMALL = ((64, 15), (256, 15), (32, 512), (128, 512))
+SMALL_CALLS, SMALL_BUDGET = 100, 0.01
 
 
 def peaked_rows(rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -108,6 +115,31 @@ def compare(kind: str, p: Tensor, q: Tensor, budget: float, repeats: int) -> lis
     return ratios
 
 
+def compare_small(rows: int, ids: int, repeats: int) -> None:
+    """Print one line about a small vocabulary."""
+    generator = torch.Generator().manual_seed(0)
+    shared = 3.0 * torch.randn(rows, ids, generator=generator)
+    p, q = with_own_noise(shared, scale=0.5, generator=generator)
+
+    def calls() -> None:
+        for _ in range(SMALL_CALLS):
+            solve_blend(student_logp=p, teacher_logp=q, budget=SMALL_BUDGET)
+
+    own, other = [], []
+    few = blend.FEW
+    for _ in range(repeats + 1):
+        for limit, found in ((few, own), (0, other)):
+            blend.FEW = limit
+            found.append(1e6 * seconds(calls) / SMALL_CALLS)
+    blend.FEW = few
+    # The first of each warms up.
+    ratios = [slow / fast for fast, slow in zip(own[1:], other[1:], strict=True)]
+    print(
+        f"{rows:4d} {ids:5d}   {median(own[1:]):8.0f} {median(other[1:]):8.0f}   {spread(ratios)}",
+        flush=True,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rows", type=int, default=16)
@@ -131,6 +163,10 @@ def main() -> None:
         for budget in BUDGETS:
             every += compare(kind, p, q, budget, options.repeats)
     print(f"bisection / solver over all: {spread(every)} (min, median, max); expected: 8 or more")
+    print(f"\nsmall vocabularies, budget {SMALL_BUDGET:g}        other / own")
+    print("rows   ids   own, µs other, µs      min median    max")
+    for rows, ids in SMALL:
+        compare_small(rows, ids, options.repeats)
 
 
 if __name__ == "__main__":
