@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -19,7 +20,7 @@ from tandem.studies.grid import Study
 from tandem.studies.results_page import headline, results_files
 from tandem.studies.study_folder import cell_end, read_study
 from tandem.studies.study_tables import study_tables
-from tandem.studies.tables import table_in_markdown
+from tandem.studies.tables import in_markdown, table_in_markdown
 
 COMMAND = "tandem study small.yaml --jobs 2"
 
@@ -50,7 +51,9 @@ def test_every_table_and_picture_is_on_the_page_and_every_picture_is_a_file(
     tables = study_tables(folder)
     for table in tables:
         if table.point is not None:
-            assert table_in_markdown(table) in page
+            assert table_in_markdown(replace(table, notes=())).rstrip("\n") in page
+        for note in table.notes:
+            assert page.count(in_markdown(note)) == 1, "said, and said once"
     assert COMMAND in page
     named = re.findall(r"!\[(?:[^\]\\]|\\.)*\]\(([^)]+)\)", page)
     pictures = [name for name in found if name.endswith(".svg")]

@@ -71,6 +71,14 @@ def line(
     )
 
 
+def share_limits(axes: Axes, shares: Iterable[float]) -> None:
+    """Limits of an axis of shares: as wide as what is drawn, a fifth at the least."""
+    found = list(shares)
+    low, high = min(found), max(found)
+    room = max(0.03, (0.2 - (high - low)) / 2)
+    axes.set_ylim(max(-0.02, low - room), min(1.03, high + room))
+
+
 def handle(index: int, name: str) -> Line2D:
     """A method in the key of a picture that stands on its own."""
     return Line2D(

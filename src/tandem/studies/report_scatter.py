@@ -105,7 +105,8 @@ def _figure(key: str, found: Sequence[Sweep]) -> Picture:
         elif min(place.values()) > 0:
             axes.set_xscale("log")
             axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_ylim(-0.02, 1.03)
+        scores = [s.scores[n] for s in found for n, tried in enumerate(s.tried) if key in tried]
+        marks.share_limits(axes, (score for seeds in scores for score in seeds))
 
     best = "; ".join(
         f"{sweep.label} chose {_name(sweep.tried[sweep.chosen].get(key, 'another'))} at "

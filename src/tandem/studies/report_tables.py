@@ -74,7 +74,8 @@ def axis_figure(
         names = [marks.drawable(marks.shortened(value, 14)) for value, _ in values]
         axes.set_xticks(range(len(values)), names)
         axes.set_xlim(-0.5, len(values) - 0.5)
-        axes.set_ylim(-0.02, 1.03)
+        scores = [line.score for _, table in values for line in table.lines]
+        marks.share_limits(axes, (end for score in scores for end in (score.low, score.high)))
         axes.set_title("test pass@1, share of problems", color="#555b66")
 
     said = "; ".join(

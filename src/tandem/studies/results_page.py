@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,18 +69,33 @@ def results_files(
         note = f"\n\n{in_markdown(picture.note)}" if picture.note else ""
         return f"![{_alt(picture.alt)}]({name}.svg){note}\n"
 
+    remarked: set[str] = set()
+
+    def unsaid(notes: Sequence[str]) -> tuple[str, ...]:
+        # Most tables have the same to say of how they were made; once is enough.
+        new = tuple(note for note in notes if note not in remarked)
+        remarked.update(new)
+        return new
+
+    def whole(table: ResultTable) -> str:
+        return table_in_markdown(replace(table, notes=unsaid(table.notes)))
+
     parts = [
         f"# {in_markdown(headline(study, tables))}\n",
         f"{in_markdown(sentence(study))}\n",
         f"```sh\n{command}\n```\n",
-        *_expected(study, tables),
-        *_rows(study),
     ]
+    if study.file.hypotheses:
+        grid, notes = hypothesis_grid(study, tables)
+        parts.append("## What was expected\n")
+        parts += [grid_in_markdown(*grid), notes_in_markdown(unsaid(notes))]
+    parts.append("## What was run\n")
+    parts += [grid_in_markdown(*row_grid(study)), notes_in_markdown(unsaid(axis_notes(study)))]
     for table in tables:
         if table.point == MAIN and table.model is not None:
             parts.append(f"## Main table: {MODELS[table.model]}\n")
             parts.append(shown(f"differences-{table.model}", differences(table)))
-            parts.append(table_in_markdown(table))
+            parts.append(whole(table))
     for name, axis in study.file.axes.items():
         own = [table for table in tables if table.point is not None and table.point.axis == name]
         title = axis.title or name
@@ -93,7 +109,7 @@ def results_files(
             assert table.point is not None and table.model is not None
             heading = f"{study.where(table.point)}: {MODELS[table.model]}"
             parts.append(f"### {in_markdown(heading)}\n")
-            parts.append(table_in_markdown(table))
+            parts.append(whole(table))
     parts.append("## For scale\n")
     parts.append(grid_in_markdown(*reference_grid(study)))
     parts.append(notes_in_markdown([REFERENCES_SAID]))
@@ -150,20 +166,6 @@ def runs_table(study: StudyFolder) -> str:
             ]
         )
     return buffer.getvalue()
-
-
-def _expected(study: StudyFolder, tables: Sequence[ResultTable]) -> Iterator[str]:
-    if study.file.hypotheses:
-        grid, remarks = hypothesis_grid(study, tables)
-        yield "## What was expected\n"
-        yield grid_in_markdown(*grid)
-        yield notes_in_markdown(remarks)
-
-
-def _rows(study: StudyFolder) -> Iterator[str]:
-    yield "## What was run\n"
-    yield grid_in_markdown(*row_grid(study))
-    yield notes_in_markdown(axis_notes(study))
 
 
 def _times(study: StudyFolder) -> list[str]:
