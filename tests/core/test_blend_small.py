@@ -12,6 +12,7 @@ from torch import Tensor
 
 from oracles import blend as oracle
 from tandem.core import blend, blend_small
+from tandem.core.blend import blend_logp
 from tandem.core.blend_small import BLOCK, FEW, solve_small
 
 
@@ -91,6 +92,60 @@ def test_rows_on_which_newton_does_not_arrive_are_left_to_the_other_solver(
     assert not small.settled.all()
     found = solve(p, q, 0.05)
     assert ((found.kl - 0.05).abs()[found.exponent < 1] <= 1e-3 * 0.05 + 5e-7).all()
+
+
+def test_an_exponent_that_single_precision_cannot_hold_is_left_to_the_other_solver() -> None:
+    """Where models differ by a million nats, the nearest number of fp32 overspends."""
+    p = torch.tensor([[0.0, -1e6]])
+    q = torch.tensor([[1 - 1e-6, 1e-6]], dtype=torch.float64).log().float()
+    assert not solve_small(p, q, rows(0.9198305, 1)).settled.any()
+    found = solve(p, q, 0.9198305)
+    law, of_p = found.logp.double(), p.double()
+    spent = float((law.exp() * (law - of_p)).sum())
+    assert spent <= 0.9198305 * 1.001 + 5e-7 and float(found.kl) <= 0.9198305 * 1.001
+
+
+@pytest.mark.parametrize("budget", [1e-10, 1e-13, 1e-16, 1e-18])
+def test_tiny_budgets_never_give_negative_exponents(
+    budget: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    p, q = pair(500, 20)
+    for few in (FEW, 0):
+        monkeypatch.setattr(blend, "FEW", few)
+        found = solve(p, q, budget)
+        assert (found.exponent >= 0).all() and (found.kl >= 0).all()
+        blend_logp(student_logp=p, teacher_logp=q, exponent=found.exponent)
+
+
+def test_a_budget_of_exactly_the_whole_divergence_buys_the_teacher() -> None:
+    p, q = pair(40, 20)
+    whole = solve_small(p, q, rows(np.inf, 40))
+    exact_budget = solve_small(p, q, whole.kl)
+    assert (exact_budget.exponent == 1).all() and np.array_equal(exact_budget.law, q.numpy())
+
+
+def test_rows_without_a_budget_are_not_searched() -> None:
+    p, q = pair(5, 20)
+    small = solve_small(p, q, np.array([0.0, -1.0, 0.1, 0.0, -np.inf]))
+    assert small.settled.all()
+    assert (small.passes > 0).tolist() == [False, False, True, False, False]
+
+
+def test_rows_that_are_handed_over_count_the_passes_of_both(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(blend_small, "MAX_PASSES", 1)
+    p, q = pair(50, 20)
+    both = solve(p, q, 0.05).passes
+    left = ~torch.from_numpy(solve_small(p, q, rows(0.05, 50)).settled)
+    monkeypatch.setattr(blend, "FEW", 0)
+    assert left.any() and torch.equal(both[left], 1 + solve(p, q, 0.05).passes[left])
+
+
+def test_the_law_lies_in_memory_as_the_other_solvers_does() -> None:
+    p, q = pair(12, 20)
+    turned = solve(p.t().contiguous().t(), q.t().contiguous().t(), 0.05)
+    assert turned.logp.is_contiguous() and torch.equal(turned.logp, solve(p, q, 0.05).logp)
 
 
 def test_nan_is_never_settled() -> None:

@@ -6,10 +6,12 @@ import math
 
 import pytest
 import torch
-from blend_rows import BUDGETS, pair
+from blend_rows import BUDGETS, pair, solve
 from torch import Tensor
 
-from tandem.core.blend_static import solve_static
+from tandem.core import blend_static as blend_static_module
+from tandem.core.blend import blend_logp
+from tandem.core.blend_static import blend_static, solve_static
 
 
 def spent(law: Tensor, p: Tensor) -> Tensor:
@@ -44,6 +46,55 @@ def test_exponent_zero_is_the_student_bit_for_bit_also_where_the_search_ends_the
         met += int((none & (lost < budget) & (lost > -math.inf)).sum())
         assert torch.equal(law[none], p[none]) and not cost[none].any()
     assert met, "no row whose search ends at 0: choose others"
+
+
+def test_the_feasible_end_that_a_trial_is_given_up_for_is_a_law_with_its_own_exponent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(blend_static_module, "ABSOLUTE", -1.0)  # no trial fits
+    p, q = pair(200, 20)
+    exponent, cost, law = solve_static(p, q, 0.01)
+    full = solve(p, q, 0.01).exponent
+    assert (exponent <= full).all() and (exponent >= full - 1 / 729 - 1e-6).all()
+    blended = (exponent > 0) & (exponent < 1)
+    total = law.double().exp().sum(-1)[blended]
+    torch.testing.assert_close(total, torch.ones_like(total), atol=1e-4, rtol=0)
+    truth, spent_there = blend_logp(student_logp=p, teacher_logp=q, exponent=exponent)
+    torch.testing.assert_close(law[blended].exp(), truth[blended].exp(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(cost[blended], spent_there[blended], atol=1e-6, rtol=1e-3)
+
+
+def test_a_budget_of_exactly_the_whole_divergence_buys_the_teacher() -> None:
+    p, q = pair(40, 20)
+    whole = solve_static(p, q, math.inf)[1]
+    exponent, _, law = solve_static(p, q, whole)
+    assert (exponent == 1).all()
+    torch.testing.assert_close(law, q)
+
+
+def test_what_is_no_number_stays_none() -> None:
+    p, q = pair(3, 8)
+    for broken_p, broken_q in ((True, False), (False, True)):
+        mine, theirs = p.clone(), q.clone()
+        if broken_p:
+            mine[1, 3] = math.nan
+        if broken_q:
+            theirs[1, 3] = math.nan
+        for parts in (solve_static(mine, theirs, 0.05), blend_static(mine, theirs, 0.5)):
+            for part in parts:
+                assert part[1].isnan().any() and not part[[0, 2]].isnan().any()
+    budgets = torch.tensor([0.05, math.nan, 0.05])
+    assert [bool(x.isnan()) for x in solve_static(p, q, budgets)[0]] == [False, True, False]
+    law, _ = blend_static(p, q, torch.tensor([0.5, 1.5, -0.1]))
+    assert [bool(x.isnan().any()) for x in law] == [False, True, True]
+
+
+def test_a_given_exponent_between_models_far_apart_costs_what_it_costs() -> None:
+    p, q = pair(30, 30, spread=0.0035, gap=341.0)
+    for exponent in (0.3, 0.596, 0.9):
+        _, truth = blend_logp(student_logp=p.double(), teacher_logp=q.double(), exponent=exponent)
+        _, cost = blend_static(p, q, exponent)
+        torch.testing.assert_close(cost.double(), truth, rtol=2e-3, atol=2e-4)
 
 
 def test_rows_without_a_common_id_stay_the_student_under_any_budget() -> None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from tandem.models.heads import MANY_IDS, HeadForm, head_form, project
+from tandem.models.heads import (
+    FEW_ROWS,
+    FEW_ROWS_SHARED,
+    MANY_IDS,
+    HeadForm,
+    head_form,
+    project,
+)
 from tandem.models.speaker import Speaker
 from tandem.models.vocabulary import Alignment
 
@@ -133,6 +141,45 @@ def test_an_explicit_causal_mask_changes_nothing(attention: str, make_model: Any
     )
 
 
+def asks(head: torch.nn.Linear, hidden: torch.Tensor) -> bool:
+    """Whether the product is the library's: the layer's own way is called."""
+    called: list[bool] = []
+    original = torch.nn.functional.linear
+
+    def noted(*given: Any, **options: Any) -> torch.Tensor:
+        called.append(True)
+        return original(*given, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.functional, "linear", noted)
+        project(head, hidden)
+    return bool(called)
+
+
+def test_a_head_that_does_more_than_a_product_is_called_as_it_is() -> None:
+    hidden = torch.randn(3, 6)
+    plain = torch.nn.Linear(6, MANY_IDS)
+    assert not asks(plain, hidden)
+    assert asks(torch.nn.Linear(6, MANY_IDS - 1), hidden)
+    assert asks(plain.to(torch.float64), hidden.double())
+    plain.to(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert project(plain, hidden).dtype == plain(hidden).dtype
+
+    class Doubled(torch.nn.Linear):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(input)
+
+    doubled = Doubled(6, MANY_IDS)
+    assert torch.equal(project(doubled, hidden), doubled(hidden))
+    hook = plain.register_forward_hook(lambda *called: torch.zeros_like(called[2]))
+    assert not project(plain, hidden).any()
+    hook.remove()
+    before = plain.register_forward_pre_hook(lambda *called: (torch.zeros_like(called[1][0]),))
+    assert torch.equal(project(plain, hidden), plain(hidden))
+    before.remove()
+
+
 @pytest.mark.parametrize("rows", [(1,), (2,), (4,), (8, 4), (33,)], ids=str)
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("threads", [1, 2])
@@ -142,6 +189,8 @@ def test_few_rows_through_a_large_head_are_the_heads_own(
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     torch.manual_seed(0)
     head, hidden = torch.nn.Linear(6, MANY_IDS, bias=bias), torch.randn(*rows, 6)
+    turned = 1 < math.prod(rows) <= (FEW_ROWS if threads == 1 else FEW_ROWS_SHARED)
+    assert asks(head, hidden) is not turned
     hidden.requires_grad_()
     found, truth = project(head, hidden), head(hidden)
     torch.testing.assert_close(found, truth, rtol=1e-5, atol=1e-5)

@@ -79,6 +79,86 @@ def test_rows_may_be_replaced_and_moved() -> None:
             assert_near(found, truth)
 
 
+def test_rows_of_many_lengths_move_whole() -> None:
+    """Two rows at once, one of them longer than the steps that slots come in."""
+    speaker, _ = pair()
+    lengths = (3, 4, 5, 2, 23)
+    prompts = [tuple((7 * i + j) % 12 + 1 for j in range(n)) for i, n in enumerate(lengths)]
+    with torch.no_grad():
+        lane = Lane(speaker, rows=5, capacity=40)
+        lane.admit(list(range(5)), prompts, states_of(lane, prompts))
+        lane.compact([3, 4], [0, 1], live=3)
+        hidden = lane.feed(lane.next_tokens[:3])
+        for row, prompt in enumerate([prompts[3], prompts[4], prompts[2]]):
+            truth = uncached_logp(speaker, prompt, (0,))[0]
+            assert_near(torch.log_softmax(speaker.logits(hidden[row, -1]), -1), truth)
+
+
+def test_slots_are_taken_half_as_many_again_each_time() -> None:
+    cache = SlotCache(layers=1, rows=2, capacity=200)
+    heads = torch.zeros(2, 2, 1, 4)
+    taken: list[int] = []
+    for position in range(150):
+        cache.aim(torch.full((2, 1), position), rows=2, used=cache.window(position + 1))
+        cache.update(heads, heads, 0)
+        if cache.slots not in taken:
+            taken.append(cache.slots)
+    assert taken == [8, 16, 24, 40, 64, 96, 144, 200]
+
+
+def test_rows_are_attended_one_by_one_where_that_leaves_enough_unread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The threshold is for each row, of what is unread once the tokens are there."""
+    student, teacher = pair()
+    engine = engine_of(student, teacher)  # whose lanes attend in a way of their own
+    alone: list[bool] = []
+    usual_lengths, usual_mask = Lane._lengths, Lane._mask
+
+    def lengths(self: Lane, positions: Tensor) -> Tensor:
+        alone.append(True)
+        return usual_lengths(self, positions)
+
+    def mask(self: Lane, positions: Tensor, used: int) -> Tensor:
+        alone.append(False)
+        return usual_mask(self, positions, used)
+
+    monkeypatch.setattr(Lane, "_lengths", lengths)
+    monkeypatch.setattr(Lane, "_mask", mask)
+    spared: list[tuple[int, list[int]]] = []
+    usual_spares = SlotCache.spares
+
+    def spares(self: SlotCache, ends: list[int], used: int) -> int:
+        found = usual_spares(self, ends, used)
+        spared.append((found, ends))
+        return found
+
+    monkeypatch.setattr(SlotCache, "spares", spares)
+    monkeypatch.setattr(lane_module, "A_ROW_ALONE", 1024)
+    requests = ragged(9, size=13, longest=40)
+    generate(engine, requests, FixedBudgetBlend(budget=0.1))
+    asked = [found > 1024 * len(ends) for found, ends in spared]
+    assert len(asked) == len(alone) and asked == alone and True in asked and False in asked
+
+
+def test_what_a_row_holds_counts_the_tokens_fed_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    speaker, _ = pair()
+    seen: list[list[int]] = []
+    usual = SlotCache.spares
+
+    def spares(self: SlotCache, ends: list[int], used: int) -> int:
+        seen.append(ends)
+        return usual(self, ends, used)
+
+    monkeypatch.setattr(SlotCache, "spares", spares)
+    with torch.no_grad():
+        lane = started(speaker)
+        lane._whole = torch.ones(1, 1, 1, 1, dtype=torch.bool)
+        lane.feed(lane.next_tokens)
+        lane.feed(torch.tensor([[3], [4], [5]]), ahead=1)
+    assert seen == [[5, 1, 3], [6, 2, 4]]
+
+
 def error(student: Speaker, teacher: Speaker) -> float:
     """The largest error of a recorded student log-prob on a ragged batch."""
     requests = ragged(9, size=13)

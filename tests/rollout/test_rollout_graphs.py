@@ -21,9 +21,12 @@ from test_rollout_blocks import assert_same
 from test_rollout_law import BEHAVIOURS
 from torch import Tensor
 
-from tandem.behaviours import Behaviour, FixedBudgetBlend
+from tandem.behaviours import Behaviour, FixedBudgetBlend, Student
+from tandem.behaviours.base import Law
 from tandem.rollout.graphs import bucket_of_rows, bucket_of_slots, repeated, runner_on
 from tandem.rollout.pace import Block
+from tandem.rollout.tally import Tally
+from tandem.types import Author, Clock
 
 BLEND = FixedBudgetBlend(budget=0.1)
 
@@ -36,6 +39,41 @@ def test_fixed_shapes_give_the_same_responses(behaviour: Behaviour, block: Block
     truth = generate(engine_of(student, teacher, slots=5), requests, behaviour, record=EVERYTHING)
     engine = engine_of(student, teacher, slots=5, block=block, runner=lambda device: repeated)
     assert_same(generate(engine, requests, behaviour, record=EVERYTHING), truth)
+
+
+class Placed(Student):
+    """A law of the student alone that changes with the place of a token, and says it."""
+
+    def __call__(
+        self,
+        *,
+        student_logp: Tensor,
+        teacher_logp: Tensor | None,
+        clock: Clock,
+        position: Tensor,
+    ) -> Law:
+        sharper = student_logp * (1.0 + position % 3)[:, None]
+        return Law(torch.log_softmax(sharper, -1), {"place": position.float()})
+
+    def author(self, clock: Clock) -> Author:
+        return Author.BLEND
+
+    def is_always_student(self) -> bool:
+        return False
+
+
+def test_tokens_of_a_student_alone_each_have_their_own_place_in_a_replayed_round() -> None:
+    student, teacher = pair()
+    requests = ragged(17, size=13)
+    truth = generate(engine_of(student, teacher, slots=5), requests, Placed())
+    engine = engine_of(student, teacher, slots=5, runner=lambda device: repeated)
+    tally = Tally()
+    found = generate(engine, requests, Placed(), tally=tally)
+    assert_same(found, truth)
+    for rollout in found:
+        assert rollout.stats["place"].tolist() == list(range(len(rollout.ids)))
+    assert tally.stayed == tally.tried == sum(map(len, tokens(found)))
+    assert tally.rounds < tally.tokens / 5, "several tokens of each row to a round"
 
 
 def test_rounds_of_one_key_have_one_shape() -> None:

@@ -97,7 +97,8 @@ def blend_logp(
     student_logp, teacher_logp: [*, V] as for `solve_blend`. exponent: a number or a tensor that
     broadcasts to [*]. Exponent 0 returns the student bit for bit; exponent 1 the teacher on the
     student's support, renormalised. A row whose supports are disjoint has no blend, and is the
-    student whatever the exponent. Raises ValueError for an exponent outside [0, 1].
+    student whatever the exponent. Raises ValueError for an exponent outside [0, 1]; on a GPU, where
+    the host would have to wait to see it, such a row's law is not a number.
     """
     student, teacher = _as_rows(student_logp, teacher_logp)
     lead = student_logp.shape[:-1]

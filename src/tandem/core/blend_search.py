@@ -90,6 +90,7 @@ def _step(left: Rows, beta: Rows, variance: Rows, *, allowed: Flags, ratio: Rows
     slope = beta * variance
     step = left / np.where(slope > 0.0, slope, np.inf)
     small = allowed & (np.abs(step) * (1.0 + ratio) <= STEP) & (beta + step < 1.0)
+    small &= beta + step > 0.0
     # To a number that the law can be written with.
     return np.where(
         small, _representable(beta + np.where(small, step, 0.0), torch.float32) - beta, 0.0

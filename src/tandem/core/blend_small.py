@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tandem.core.blend_passes import MASKED
+from tandem.core.blend_search import ABSOLUTE, RELATIVE
 from tandem.core.bracket import Flags, Rows, cubic
 
 Single = NDArray[np.float32]
@@ -63,7 +64,7 @@ def solve_small(student: Tensor, teacher: Tensor, budget: Rows) -> Small:
 def _solve(student: Single, teacher: Single, room: Rows) -> Small:
     # Where a row is out of the ordinary, its numbers are not used.
     with np.errstate(all="ignore"):
-        p, q = student.astype(np.float64), teacher.astype(np.float64)
+        p, q = student.astype(np.float64, order="C"), teacher.astype(np.float64, order="C")
         r, alike = _log_ratio(p, q)
         weight = np.exp(p)
         mass = weight.sum(-1)
@@ -147,7 +148,7 @@ def _search(
         g = np.sqrt(2 * np.maximum(kl, 0.0))
         step = (target - g) * g / (beta * variance)
         small = np.abs(step) * (1.0 + start.jeffreys) <= STEP
-        found |= ~over & small & (np.abs(kl - room) <= CLOSE * room + NOISE) & (beta + step < 1.0)
+        found |= ~over & small & (np.abs(kl - room) <= CLOSE * room + NOISE)
         over |= found
         count += 1
         if count == MAX_PASSES or over.all():
@@ -162,4 +163,9 @@ def _search(
     near = np.where(found, beta + step, beta).astype(np.float32).astype(np.float64)
     delta = near - beta
     log_z = log_z + delta * mean + delta * delta * variance / 2
-    return near, kl + (beta + near) / 2 * variance * delta, log_z, passes, found
+    kl = kl + (beta + near) / 2 * variance * delta
+    # Log-ratios of thousands of nats feel the rounding; it may also end on an end.
+    found &= np.abs(delta) * (1.0 + start.jeffreys) <= 2 * STEP
+    found &= (near > 0.0) & (near < 1.0)
+    found &= np.abs(kl - room) <= (RELATIVE * room + ABSOLUTE) / 2
+    return near, np.maximum(kl, 0.0), log_z, passes, found

@@ -33,15 +33,18 @@ def solve_static(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """exponent [N], KL spent [N] and log μ [N, V] for fp32 log-probs [N, V]; see `solve_blend`.
 
+    A row with a number that is none comes out as none: nothing waits for the host to refuse it.
     The KL spent is at most ε + 2e-3·ε + 5e-7. It is ε to within as much wherever √(2 KL) is smooth
     on the scale of 1/729 of the exponents; two models that are sure of different tokens by some
     hundred nats may be given less.
     """
-    on = (student_logp > MASKED) & (teacher_logp > MASKED)
+    # Not a number is no mask: it stays, and what comes out is not a number either.
+    on = ~((student_logp <= MASKED) | (teacher_logp <= MASKED))
     p = student_logp.masked_fill(~on, -torch.inf)
     q = teacher_logp.masked_fill(~on, -torch.inf)
     mass_p, mass_q = p.logsumexp(-1, keepdim=True), q.logsumexp(-1, keepdim=True)
     together = torch.isfinite(mass_p) & torch.isfinite(mass_q)
+    broken = mass_p.isnan() | mass_q.isnan() | _column(budget, mass_p).isnan()
     p = torch.where(together, p - mass_p, p)
     q = torch.where(together, q - mass_q, q)
     r = torch.where(on, q - p, 0.0)
@@ -75,11 +78,9 @@ def solve_static(
     law = torch.where(at_top, q, searched)
     law = torch.where(none, student_logp, torch.where(on, law, -torch.inf))
     zero = torch.zeros_like(beta)
-    return (
-        torch.where(none, zero, beta)[:, 0],
-        torch.where(none, zero, spent)[:, 0],
-        law,
-    )
+    beta, spent = torch.where(none, zero, beta), torch.where(none, zero, spent)
+    beta, spent, law = (x.masked_fill(broken, torch.nan) for x in (beta, spent, law))
+    return beta[:, 0], spent[:, 0], law
 
 
 @cache
@@ -92,16 +93,21 @@ def fused() -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 def blend_static(
     student_logp: Tensor, teacher_logp: Tensor, exponent: float | Tensor
 ) -> tuple[Tensor, Tensor]:
-    """log μ_β [N, V] and KL(μ_β‖p) [N] at given exponents in [0, 1]; see `blend_logp`."""
-    on = (student_logp > MASKED) & (teacher_logp > MASKED)
+    """log μ_β [N, V] and KL(μ_β‖p) [N] at given exponents in [0, 1]; see `blend_logp`. An exponent
+    beyond gives what is not a number: nothing waits for the host to refuse it."""
+    on = ~((student_logp <= MASKED) | (teacher_logp <= MASKED))
     mass = student_logp.masked_fill(~on, -torch.inf).logsumexp(-1, keepdim=True)
     beta = _column(exponent, mass)
+    beta = torch.where((beta >= 0.0) & (beta <= 1.0), beta, torch.nan)
     r = torch.where(on, teacher_logp - student_logp, 0.0)
+    # The law and its KL do not change, and their rounding is less.
+    weight = torch.where(on, student_logp - mass, -torch.inf).exp()
+    r = torch.where(on, r - (weight * r).sum(-1, keepdim=True), 0.0)
     tilted = torch.where(on, student_logp + beta * r, -torch.inf)
     log_z = tilted.logsumexp(-1, keepdim=True)
     law = torch.where(on, tilted - log_z, -torch.inf)
     spent = beta * (law.exp() * r).sum(-1, keepdim=True) - log_z
-    none = ~torch.isfinite(mass) | (beta <= 0.0)
+    none = (mass == -torch.inf) | (beta <= 0.0)
     law = torch.where(none, student_logp, law)
     return law, torch.where(none, torch.zeros_like(spent), spent.clamp(min=0.0))[:, 0]
 

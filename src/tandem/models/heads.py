@@ -109,6 +109,9 @@ def project(head: nn.Linear, hidden: Tensor) -> Tensor:
     """The head's outputs [..., R] for hidden states [..., H]: `head(hidden)`, up to rounding."""
     weight, rows = head.weight, math.prod(hidden.shape[:-1])
     plain = weight.device.type == "cpu" and weight.dtype == hidden.dtype == torch.float32
+    # Whatever else the module does when it is called, it does when it is called.
+    own = type(head) is nn.Linear and not head._forward_hooks and not head._forward_pre_hooks
+    plain = plain and own and not torch.is_autocast_enabled("cpu")
     few = FEW_ROWS if torch.get_num_threads() == 1 else FEW_ROWS_SHARED
     if not (plain and 1 < rows <= few and len(weight) >= MANY_IDS):
         return head(hidden)
