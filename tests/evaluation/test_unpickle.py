@@ -17,23 +17,42 @@ from tandem.evaluation.unpickle import packed_loads, plain_loads
 
 PLAIN = [
     *(None, True, 0, -1, 255, 2**40, -(2**200), 1.5, float("-inf"), "", "aä\n\U0001f600", b"\x00"),
-    *([], [1, [2, "x"]], (), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), {}, {"a": [1], 2: (None,)}),
-    *(set(), {1, 2}, frozenset({1}), ["same"] * 300, "x" * 70_000, list(range(3000))),
+    *([], [1, [2, "x"]], {}, {"a": [1], 2: [None]}),
+    *(["same"] * 300, "x" * 70_000, list(range(3000))),
 ]
+# Hashed as keys, to the bottom of however deep they are.
+HASHED = [(), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), {2: (None,)}, set(), {1, 2}, frozenset({1})]
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_plain_data_of_every_protocol_are_read(protocol: int) -> None:
     for value in PLAIN:
-        # Before protocol 4 (and 3) sets and bytes are written as calls.
-        called = isinstance(value, set | frozenset) and protocol < 4
-        called |= isinstance(value, bytes) and protocol < 3
+        # Before protocol 3 bytes are written as calls.
+        called = isinstance(value, bytes) and protocol < 3
         data = pickle.dumps(value, protocol)
         if called:
             with pytest.raises(ValueError, match="only plain data are read"):
                 plain_loads(data)
         else:
             assert plain_loads(data) == value
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_tuples_and_sets_are_refused(protocol: int) -> None:
+    for value in HASHED:
+        with pytest.raises(ValueError, match="only plain data are read"):
+            plain_loads(pickle.dumps(value, protocol))
+
+
+def test_a_key_of_any_depth_is_refused_before_it_is_hashed() -> None:
+    deep = b"\x80\x04})" + b"\x85" * 400_000 + b"Ns."
+    doubled = b"\x80\x04})" + b"\x94h\x00\x86" * 45 + b"Ns."
+    for data in (deep, doubled):
+        with pytest.raises(ValueError, match="only plain data are read"):
+            plain_loads(data)
+    nested = pickle.dumps([], 4)[:-1].replace(b"]", b"]" * 100_000, 1)
+    nested = nested[:-1] if nested.endswith(b"\x94") else nested
+    assert isinstance(plain_loads(nested + b"a" * 99_999 + b"."), list)
 
 
 class Strikes:

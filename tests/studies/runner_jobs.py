@@ -42,6 +42,13 @@ def die(what: int, tell: Tell) -> None:
     os._exit(what)
 
 
+class Deadly:
+    """What a process does not survive being given."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os._exit, (3,)
+
+
 def wait_and_save(what: str, tell: Tell) -> None:
     """What a run in training does when it is asked to stop: it finishes, saves, and leaves."""
     try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +131,20 @@ def _axis(data: dict[str, Any]) -> None:
     data["axes"] = {"budget": {"title": "ε₀", "rows": ["trb"], "values": values}}
 
 
-def written(folder: Path, *, diverged: tuple[str, int] | None = None) -> Study:
-    """SMALL with an axis, all of its cells done."""
-    study = small_study(folder, _axis)
+def written(
+    folder: Path,
+    *,
+    diverged: tuple[str, int] | None = None,
+    change: Callable[[dict[str, Any]], None] | None = None,
+) -> Study:
+    """SMALL with an axis, and changed, all of its cells done."""
+
+    def changed(data: dict[str, Any]) -> None:
+        _axis(data)
+        if change is not None:
+            change(data)
+
+    study = small_study(folder, changed)
     begin(study)
     tuning = tuning_cells(study)
     for cell in tuning:
@@ -244,7 +257,7 @@ def test_what_was_expected_comes_first_and_is_corrected_over_all_of_it(tmp_path:
 def test_a_run_that_diverged_scores_nothing_and_is_named(tmp_path: Path) -> None:
     (_, table, *_) = tables_of([written(tmp_path, diverged=("trb", 1)).folder])
     assert table.lines[1].score.mean == pytest.approx((0.7 + 0.0) / 2)
-    assert "trb: 1 of 2 runs diverged (seeds 1) and score 0." in table.notes
+    assert "trb: 1 of 2 runs diverged (seeds 1) and score 0." in table.remarks
 
 
 def test_an_unfinished_study_says_what_is_missing(tmp_path: Path) -> None:
@@ -272,6 +285,47 @@ def test_the_results_of_a_study_are_written_beside_its_runs(tmp_path: Path) -> N
     assert text == as_csv(tables_of([study.folder]))
     assert len(list(csv.DictReader(io.StringIO(text)))) == 13
     assert "small, main table: final model" in lines
+
+
+def test_the_setting_of_an_axis_is_what_its_runs_had(tmp_path: Path) -> None:
+    tables = tables_of([written(tmp_path).folder])
+    settings = {t.title: [line.setting for line in t.lines] for t in tables}
+    assert settings["small, main table: final model"][1] == "behaviour.budget: 0.01"
+    assert settings["small, ε₀ low: final model"][1] == "behaviour.budget: 0.001"
+    assert settings["small, ε₀ low: final model"][0] == "optimizer.lr: 0.0005"
+
+
+def test_a_row_whose_runs_all_diverged_scores_0_and_is_judged(tmp_path: Path) -> None:
+    study = written(tmp_path)
+    for seed in (0, 1):
+        folder = study.folder / f"reporting/main/trb/seed-{seed}"
+        shutil.rmtree(folder / "evaluations")
+        write_cell_end(folder, CellEnd(seconds=1.0, whole=True, diverged="the loss is nan"))
+    expected, main, *_ = tables_of([study.folder])
+    assert main.title == "small, main table: final model"
+    assert [line.score.mean for line in main.lines] == [0.5, 0.0]
+    assert main.remarks == ("trb: 2 of 2 runs diverged (seeds 0, 1) and score 0.",)
+    assert main.lines[1].against is not None and main.lines[1].against.verdict == "worse"
+    assert expected.lines[0].against is not None
+
+
+def test_another_baseline_is_named_where_its_tuning_is_told_of(tmp_path: Path) -> None:
+    file = small_study(tmp_path, lambda data: data["rows"]["trb"].pop("sweep")).file
+    assert "The baseline, trb, was tuned with fewer runs" in sweep_notes(file, baseline="trb")[1]
+    assert len(sweep_notes(file)) == 1
+
+
+def test_of_settings_with_equal_means_the_first_is_chosen_whatever_order_adds_up_to(
+    tmp_path: Path,
+) -> None:
+    def change(data: dict[str, Any]) -> None:
+        data["seeds"]["tuning"] = [7, 8, 9]
+
+    file = small_study(tmp_path, change).file
+    scores = {0: (0.3, 0.2, 0.1), 1: (0.1, 0.2, 0.3)}
+    chosen = choose(file, lambda row, setting, seed: scores[setting][seed - 7])
+    assert chosen["trb"].chosen == chosen["opd"].chosen == 0
+    assert chosen["trb"].tried[0].mean == pytest.approx(0.2)
 
 
 def test_unequal_tuning_is_told_of(tmp_path: Path) -> None:

@@ -65,6 +65,16 @@ def test_a_process_that_dies_is_told_of_with_its_code() -> None:
         _run([Job("x", runner_jobs.die, 7)], processes=1)
 
 
+def test_a_process_that_dies_before_its_job_begins_is_told_of_too(tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    jobs = [
+        Job("deadly", runner_jobs.double, runner_jobs.Deadly()),
+        Job("other", runner_jobs.wait_and_save, str(saved)),
+    ]
+    with pytest.raises(RuntimeError, match="worked on deadly ended with code 3"):
+        _run(jobs, processes=2)
+
+
 def test_ctrl_c_lets_a_job_under_way_save(tmp_path: Path) -> None:
     saved = tmp_path / "saved"
     heard: list[Any] = []

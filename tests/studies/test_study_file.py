@@ -68,6 +68,24 @@ def test_mistakes_are_told_in_a_sentence(place: str, value: Any, said: str, tmp_
         load_study(path)
 
 
+def test_rows_of_one_title_and_places_of_one_folder_are_refused(tmp_path: Path) -> None:
+    def alike(data: dict[str, Any]) -> None:
+        data["rows"]["trb"]["title"] = "vanilla OPD"
+
+    with pytest.raises(ValueError, match="two rows are called 'vanilla OPD' in tables"):
+        small_study(tmp_path, alike)
+
+    def colliding(data: dict[str, Any]) -> None:
+        low, high = ({"behaviour.budget": budget} for budget in (0.3, 0.4))
+        data["axes"] = {
+            "a": {"rows": ["trb"], "values": {"b-c": low}},
+            "a-b": {"rows": ["trb"], "values": {"c": high}},
+        }
+
+    with pytest.raises(ValueError, match="two values of axes would share the folder a-b-c"):
+        small_study(tmp_path, colliding)
+
+
 def test_tuning_runs_are_settings_times_seeds_and_none_without_a_choice(tmp_path: Path) -> None:
     file = small_study(tmp_path, lambda data: data["rows"]["trb"].pop("sweep")).file
     assert (file.tuning_runs("opd"), file.tuning_runs("trb")) == (4, 0)

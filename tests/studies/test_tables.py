@@ -12,6 +12,7 @@ import pytest
 from scipy.stats import ttest_rel
 
 from tandem.evaluation.record import Record
+from tandem.studies import rating
 from tandem.studies.rating import Rated, compared, zero_like
 from tandem.studies.tables import ResultTable, as_csv, as_html, as_markdown, as_text
 
@@ -108,6 +109,41 @@ def test_runs_that_were_judged_differently_are_not_compared(other: Record) -> No
     rows = [Rated("a", {0: record(0.5)}), Rated("b", {0: other})]
     with pytest.raises(ValueError, match=r"'b' was judged on .* which are not the same: judge bot"):
         compared("t", rows, baseline="a")
+
+
+def test_two_rows_of_one_name_are_refused() -> None:
+    rows = [rated("base", 0.5, 0.6), rated("x", 0.9, 0.8), rated("x", 0.2, 0.1)]
+    with pytest.raises(ValueError, match="two rows are called 'x'"):
+        compared("t", rows, baseline="base")
+
+
+def test_one_run_judged_otherwise_is_found_among_many() -> None:
+    other = Rated("x", {0: record(0.5), 1: record(0.5, problems=30)})
+    with pytest.raises(ValueError, match="judge both alike"):
+        compared("t", [rated("base", 0.5, 0.6), other], baseline="base")
+
+
+def test_bounds_of_a_rows_own_score_stay_shares() -> None:
+    found = compared("t", [rated("low", 0.0, 0.1), rated("high", 1.0, 0.9)], baseline="low")
+    low, high = (line.score for line in found.lines)
+    assert low.low == 0.0 and high.high == 1.0
+    difference = found.lines[1].against
+    assert difference is not None and difference.corrected.high <= 1.0
+
+
+def test_what_was_expected_shows_the_row_that_should_be_better() -> None:
+    rows = {"a k": rated("A", 0.8, 0.9), "b k": rated("B", 0.3, 0.2)}
+    found = rating.tested("t", rows, [("a k", "b k")])
+    assert found.lines[0].score.mean == pytest.approx(0.85)
+    assert found.lines[0].label == "A over B"
+
+
+def test_differences_that_are_alike_on_all_seeds_are_named_as_rows_are() -> None:
+    rows = {"a k": rated("A", 0.8, 0.9), "b k": rated("B", 0.3, 0.4)}
+    said = " ".join(rating.tested("t", rows, [("a k", "b k")]).notes)
+    assert "All seeds of A differ alike" in said and "a k" not in said
+    alone = compared("t", [rated("base", 0.5), rated("x", 0.9)], baseline="base")
+    assert "differ alike" not in " ".join(alone.notes)
 
 
 def test_a_model_that_is_not_there_solves_nothing() -> None:

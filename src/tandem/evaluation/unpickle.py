@@ -10,7 +10,8 @@ import pickletools
 import zlib
 from typing import Any
 
-# Opcodes that make numbers, text and containers of them, or keep and fetch what was made.
+# Opcodes that make numbers, text, lists and dictionaries, or keep and fetch what was made. Tuples
+# and sets are not among them: as keys they are hashed, to the bottom of however deep they are.
 _PLAIN = {
     *("PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "MEMOIZE"),
     *("PUT", "BINPUT", "LONG_BINPUT", "GET", "BINGET", "LONG_BINGET"),
@@ -18,7 +19,6 @@ _PLAIN = {
     *("FLOAT", "BINFLOAT", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
     *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8"),
     *("EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS"),
-    *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_SET", "ADDITEMS", "FROZENSET"),
 }
 # What the standard library raises for bytes that are no pickle.
 _BROKEN = (ValueError, EOFError, IndexError, KeyError, TypeError, AttributeError)

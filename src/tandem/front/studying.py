@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from tandem.evaluation.record import read_record
 from tandem.front.cells import (
     CellWork,
     ModelWork,
@@ -40,6 +41,7 @@ from tandem.studies.report_folders import write_reports
 from tandem.studies.results_page import write_results_page
 from tandem.studies.runner import Job, run_jobs
 from tandem.studies.study_folder import (
+    FINAL,
     StudyFolder,
     begin,
     cell_end,
@@ -175,7 +177,7 @@ def _references(study: Study, cells: Sequence[Cell]) -> list[Job]:
         seen.add(cell.point)
         for role, model in _untrained(cell.config).items():
             folder = study.folder / "references" / cell.point.slug / role
-            if not (folder / "evaluations").is_dir():
+            if read_record(folder, FINAL) is None:
                 config = plain_data(cell.config)
                 work = ReferenceWork(model, config, study.file.judging, str(folder))
                 jobs.append(Job(f"{role} at {cell.point.slug}", judge_reference, work))

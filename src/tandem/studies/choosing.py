@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 import yaml
 
@@ -25,7 +27,7 @@ class Tried:
 
     @property
     def mean(self) -> float:
-        return sum(self.scores.values()) / len(self.scores)
+        return fmean(self.scores.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,19 +88,32 @@ def described(setting: Fragment) -> str:
     return text.strip().removeprefix("{").removesuffix("}")
 
 
-def sweep_notes(file: StudyFile) -> list[str]:
-    """How many runs chose each row's setting, and where that is not alike."""
+def flat(setting: Fragment, within: str = "") -> dict[str, Any]:
+    """Nested groups as dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in setting.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(dict(value), f"{within}{key}.")
+        else:
+            found[f"{within}{key}"] = value
+    return found
+
+
+def sweep_notes(file: StudyFile, *, baseline: str | None = None) -> list[str]:
+    """How many runs chose each row's setting, and where that is not alike. baseline: another row
+    than the declared."""
     runs = {row: file.tuning_runs(row) for row in file.rows}
     if len(set(runs.values())) == 1:
         each = next(iter(runs.values()))
         return [f"Tuning: {each} runs per row." if each else "No row was tuned."]
     told = ", ".join(f"{file.title(row)} {count}" for row, count in runs.items())
     notes = [f"Tuning runs differ: {told}."]
-    base = runs[file.baseline]
+    baseline = baseline or file.baseline
+    base = runs[baseline]
     more = [file.title(row) for row, count in runs.items() if count > base]
     if more:
         notes.append(
-            f"The baseline, {file.title(file.baseline)}, was tuned with fewer runs than "
+            f"The baseline, {file.title(baseline)}, was tuned with fewer runs than "
             f"{', '.join(more)}: part of their lead may be tuning."
         )
     return notes

@@ -30,6 +30,10 @@ def compared(
     Rows with several runs are paired seed by seed, on the seeds that all of them have; rows of one
     run each, problem by problem. Raises ValueError where they cannot be paired.
     """
+    labels = [row.label for row in rows]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ValueError(f"two rows are called {label!r}: give each its own name")
     rows = _on_shared_seeds(rows)
     for row in rows:
         _same_problems(row, rows[0])
@@ -69,7 +73,12 @@ def tested(
         )
         for (better, worse), one in zip(pairs, found, strict=True)
     ]
-    how = _how(list(shared.values()), "the second row named", found)
+    labels = {key: row.label for key, row in shared.items()}
+    how = _how(
+        list(shared.values()),
+        "the second row named",
+        [replace(one, name=labels[one.name]) for one in found],
+    )
     return ResultTable(title, "", tuple(lines), (*how, *notes))
 
 

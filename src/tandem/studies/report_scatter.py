@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
 from tandem.studies import report_marks as marks
-from tandem.studies.choosing import described
+from tandem.studies.choosing import described, flat
 from tandem.studies.page import folded, notes, plots, wide_table
 from tandem.studies.pictures import Picture
 
@@ -45,7 +45,7 @@ def sweeps(chosen: Mapping[str, Any], titles: Mapping[str, str]) -> list[Sweep]:
         Sweep(
             label=titles[row],
             index=list(titles).index(row),
-            tried=tuple(_flat(one["setting"]) for one in found["tried"]),
+            tried=tuple(flat(one["setting"]) for one in found["tried"]),
             scores=tuple(tuple(one["scores"].values()) for one in found["tried"]),
             chosen=found["chosen"],
         )
@@ -150,14 +150,3 @@ def _name(value: Any) -> str:
 
 def _long(names: Sequence[str]) -> bool:
     return sum(min(len(name), 14) + 2 for name in names) > 48
-
-
-def _flat(setting: Mapping[str, Any], within: str = "") -> dict[str, Any]:
-    """Nested groups as dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in setting.items():
-        if isinstance(value, Mapping) and value:
-            found |= _flat(value, f"{within}{key}.")
-        else:
-            found[f"{within}{key}"] = value
-    return found

@@ -31,7 +31,7 @@ def result_section(table: ResultTable, *, picture_too: bool = True) -> str:
     rows = [_cells(line) for line in table.lines]
     figure = plots([differences(table).html(salt=table.title)]) if picture_too else ""
     grid = wide_table(table.title, _HEADER, rows)
-    return f"{figure}{grid}{notes(table.notes)}"
+    return f"{figure}{grid}{notes(table.said)}"
 
 
 def per_cent(score: Interval) -> str:

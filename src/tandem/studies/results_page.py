@@ -65,6 +65,8 @@ def results_files(
     pictures: dict[str, str] = {}
 
     def shown(name: str, picture: Picture) -> str:
+        while f"{name}.svg" in pictures:
+            name += "-2"
         pictures[f"{name}.svg"] = picture.file()
         note = f"\n\n{in_markdown(picture.note)}" if picture.note else ""
         return f"![{_alt(picture.alt)}]({name}.svg){note}\n"
@@ -110,19 +112,22 @@ def results_files(
             heading = f"{study.where(table.point)}: {MODELS[table.model]}"
             parts.append(f"### {in_markdown(heading)}\n")
             parts.append(whole(table))
-    parts.append("## For scale\n")
-    parts.append(grid_in_markdown(*reference_grid(study)))
-    parts.append(notes_in_markdown([REFERENCES_SAID]))
+    header, references = reference_grid(study)
+    if references:
+        parts.append("## For scale\n")
+        parts.append(grid_in_markdown(header, references))
+        parts.append(notes_in_markdown([REFERENCES_SAID]))
     parts.append("## Trajectories\n")
     found = groups(study, MAIN)
     for picture in band_figures(found, [plot for plot in RUN_PLOTS if plot.title in _WATCHED]):
         parts.append(f"### {in_markdown(picture.title)}\n")
         parts.append(shown(_slug(picture.title), picture))
     parts.append(notes_in_markdown([*remarks(found), WATCHED_SAID]))
-    parts.append("## Tuning\n")
-    for picture in sweep_figures(sweeps(study.chosen, titles(study))):
-        parts.append(shown(f"sweep-{_slug(picture.title)}", picture))
-    parts.append(notes_in_markdown([MARKS_SAID]))
+    swept = sweep_figures(sweeps(study.chosen, titles(study)))
+    if swept:
+        parts.append("## Tuning\n")
+        parts += [shown(f"sweep-{_slug(picture.title)}", picture) for picture in swept]
+        parts.append(notes_in_markdown([MARKS_SAID]))
     parts.append("## Time and environment\n")
     parts.append(notes_in_markdown(_times(study)))
     parts.append(grid_in_markdown(("", "in all runs"), _environment(study)))
@@ -144,7 +149,10 @@ def headline(study: StudyFolder, tables: Sequence[ResultTable]) -> str:
 
 
 def runs_table(study: StudyFolder) -> str:
-    """Every run's scores as CSV: shares of right answers, and the seconds that it took."""
+    """Every cell's scores as CSV: shares of right answers, and the seconds that its run took.
+
+    A run that diverged has 0, as in tuning and in the tables.
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     header = ("phase", "axis", "value", "row", "setting", "seed", "seconds", "diverged")
@@ -156,6 +164,8 @@ def runs_table(study: StudyFolder) -> str:
             continue
         records = (last_validation(run), read_record(run, FINAL), read_record(run, SELECTED))
         scores = ["" if one is None else f"{one.metrics['eval/pass@1']:.4f}" for one in records]
+        if end.diverged:
+            scores = ["0.0000", "", ""] if cell.phase == "tuning" else ["", "0.0000", "0.0000"]
         selected = records[2]
         writer.writerow(
             [
@@ -179,10 +189,11 @@ def _times(study: StudyFolder) -> list[str]:
     meant = f"; a run was meant to take {limit:g} s at most" if limit is not None else ""
     over = sum(one > limit for one in seconds) if limit is not None else 0
     late = f", {over} took longer" if over else ""
+    median = seconds[len(seconds) // 2]
     return [
-        f"{len(points(study.file))} places, {len(ends)} different runs, {sum(seconds) / 3600:.1f} "
-        f"hours of runs in all. A run took {seconds[len(seconds) // 2]:.0f} s (median), "
-        f"{seconds[-1]:.0f} s at the most, with its judgement{meant}{late}."
+        f"{len(points(study.file))} places, {len(ends)} different runs; those that were never "
+        f"interrupted took {sum(seconds) / 3600:.1f} hours in all. A run took {median:.0f} s "
+        f"(median), {seconds[-1]:.0f} s at the most, with its judgement{meant}{late}."
     ]
 
 

@@ -11,6 +11,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -100,14 +101,16 @@ def _hand_over(slot: _Slot, number: int, waiting: list[Job], hear: Hear) -> None
     slot.job = waiting.pop() if waiting else None
     if slot.job is not None:
         hear(Begun(number, slot.job))
-        slot.pipe.send((slot.job.work, slot.job.what))
+        # If it died before, hearing from it says so.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            slot.pipe.send((slot.job.work, slot.job.what))
 
 
 def _take(slot: _Slot, number: int, waiting: list[Job], hear: Hear) -> None:
     assert slot.job is not None
     try:
         kind, what = slot.pipe.recv()
-    except EOFError:
+    except (EOFError, ConnectionResetError):
         slot.process.join()
         raise RuntimeError(
             f"the process that worked on {slot.job.name} ended with code {slot.process.exitcode}; "
@@ -150,7 +153,7 @@ def _hear_out(pipe: Connection) -> None:
     try:
         while pipe.recv()[0] == "told":
             pass
-    except EOFError:
+    except (EOFError, ConnectionResetError):
         pass
 
 

@@ -158,6 +158,16 @@ class StudyFile(Settings):
                     f"{label!r} names a folder: use letters, digits, - _ and . (and say more in "
                     "its title)"
                 )
+        titles = [self.title(row) for row in self.rows]
+        for title in titles:
+            if titles.count(title) > 1:
+                raise ValueError(
+                    f"two rows are called {title!r} in tables: give each its own title"
+                )
+        places = [f"{axis}-{value}" for axis, own in self.axes.items() for value in own.values]
+        for place in places:
+            if places.count(place) > 1:
+                raise ValueError(f"two values of axes would share the folder {place}: rename one")
         self._check_row(self.baseline, "baseline")
         for i, one in enumerate(self.hypotheses):
             self._check_row(one.row, f"hypotheses.{i}.row")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from tandem.evaluation.record import Record, read_record
-from tandem.studies.choosing import described, sweep_notes
+from tandem.studies.choosing import described, flat, sweep_notes
 from tandem.studies.grid import MAIN, Point, points, varied_rows
 from tandem.studies.rating import Rated, compared, tested, zero_like
 from tandem.studies.study_folder import FINAL, SELECTED, Planned, StudyFolder, cell_end
@@ -43,28 +44,28 @@ def _table(study: StudyFolder, point: Point, name: str, kind: str, base: str) ->
     if base not in rows:
         rows = [base, *rows]
     rated: list[Rated] = []
-    notes: list[str] = []
+    remarks: list[str] = []
     seeds = len(study.file.seeds.reporting)
-    for row in rows:
-        found, diverged = _records(study, point, row, name)
+    every = _scored([(point, row, name) for row in rows], study)
+    for row, (found, diverged) in zip(rows, every, strict=True):
         if len(found) < seeds:
-            notes.append(f"{study.file.title(row)}: {len(found)} of {seeds} runs are done.")
+            remarks.append(f"{study.file.title(row)}: {len(found)} of {seeds} runs are done.")
         # A pair of seeds is the least that can be compared by seeds.
         if len(found) < min(2, seeds):
             continue
-        rated.append(Rated(study.file.title(row), found, _setting(study, row)))
+        rated.append(Rated(study.file.title(row), found, _setting(study, row, point)))
         if diverged:
-            notes.append(
+            remarks.append(
                 f"{study.file.title(row)}: {len(diverged)} of {len(found)} runs diverged (seeds "
                 f"{', '.join(map(str, diverged))}) and score 0."
             )
     labels = [one.label for one in rated]
     if len(rated) < 2 or study.file.title(base) not in labels:
         return None
-    notes += sweep_notes(study.file)
     title = f"{study.file.name}, {study.where(point)}: {kind}"
+    notes = sweep_notes(study.file, baseline=base)
     found = compared(title, rated, baseline=study.file.title(base), notes=notes)
-    return replace(found, point=point, model=name)
+    return replace(found, point=point, model=name, remarks=tuple(remarks))
 
 
 def _hypotheses(study: StudyFolder) -> ResultTable | None:
@@ -74,8 +75,10 @@ def _hypotheses(study: StudyFolder) -> ResultTable | None:
     seeds = len(study.file.seeds.reporting)
     for one in study.file.hypotheses:
         name = FINAL if one.model == "final" else SELECTED
-        for row in (one.row, one.than):
-            found, _ = _records(study, MAIN, row, name)
+        both = (one.row, one.than)
+        for row, (found, _) in zip(
+            both, _scored([(MAIN, row, name) for row in both], study), strict=True
+        ):
             if len(found) < min(2, seeds):
                 return None
             label = study.file.title(row)
@@ -90,6 +93,21 @@ def _hypotheses(study: StudyFolder) -> ResultTable | None:
     return tested(title, rows, pairs, notes=["Declared before any run: " + " ".join(said)])
 
 
+def _scored(
+    asked: Sequence[tuple[Point, str, str]], study: StudyFolder
+) -> list[tuple[dict[int, Record], list[int]]]:
+    """`_records` of each (point, row, evaluation), a diverged run with 0 on all problems of the
+    others: without any model of any row there is nothing to say which those are."""
+    every = [_records(study, *one) for one in asked]
+    like = next((record for found, _ in every for record in found.values()), None)
+    if like is None:
+        return every
+    return [
+        (dict(sorted((found | dict.fromkeys(diverged, zero_like(like))).items())), diverged)
+        for found, diverged in every
+    ]
+
+
 def _records(
     study: StudyFolder, point: Point, row: str, name: str
 ) -> tuple[dict[int, Record], list[int]]:
@@ -102,11 +120,7 @@ def _records(
             found[cell.seed] = record
         elif end is not None and end.diverged:
             diverged.append(cell.seed)
-    # Without any model of this row there is nothing to say on which problems it scores 0.
-    if found:
-        any_record = next(iter(found.values()))
-        found |= {seed: zero_like(any_record) for seed in diverged}
-    return dict(sorted(found.items())), diverged
+    return found, diverged
 
 
 def _cells(study: StudyFolder, point: Point, row: str) -> list[Planned]:
@@ -115,7 +129,14 @@ def _cells(study: StudyFolder, point: Point, row: str) -> list[Planned]:
     return [cell for cell in study.cells("reporting", at) if cell.row == row]
 
 
-def _setting(study: StudyFolder, row: str) -> str:
+def _setting(study: StudyFolder, row: str, point: Point) -> str:
+    """What tuning chose, but for what the point of an axis has instead."""
     sweep = study.file.rows[row].sweep
     chosen = study.chosen.get(row)
-    return described(sweep[chosen["chosen"]]) if chosen and len(sweep) > 1 else ""
+    if not chosen or len(sweep) < 2:
+        return ""
+    setting = flat(sweep[chosen["chosen"]])
+    if point.axis and row in varied_rows(study.file, point):
+        instead = flat(study.file.axes[point.axis].values[point.value])
+        setting |= {key: instead[key] for key in setting if key in instead}
+    return described(setting)

@@ -29,7 +29,8 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class ResultTable:
-    """Rows that were compared with one of them. notes: how, and what they cannot say.
+    """Rows that were compared with one of them. notes: how, and what they cannot say. remarks: on
+    these rows alone, such as which runs diverged.
 
     point, model: where in a study its runs stand, and the evaluation that they were judged by; both
     None for a table of hypotheses, as for runs without a study.
@@ -41,6 +42,12 @@ class ResultTable:
     notes: tuple[str, ...]
     point: Point | None = None
     model: str | None = None
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """All that stands below the table."""
+        return (*self.notes, *self.remarks)
 
 
 # Columns as they are shown; the CSV file takes intervals apart.
@@ -69,7 +76,7 @@ def as_markdown(tables: Sequence[ResultTable]) -> str:
 
 def table_in_markdown(one: ResultTable) -> str:
     """A table and its notes without a heading."""
-    return f"{grid_in_markdown(*_shown(one))}\n{notes_in_markdown(one.notes)}"
+    return f"{grid_in_markdown(*_shown(one))}\n{notes_in_markdown(one.said)}"
 
 
 def grid_in_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -102,7 +109,7 @@ def as_html(tables: Sequence[ResultTable], *, title: str) -> str:
     body = [f"<header><h1>{escape(title)}</h1></header>"]
     for one in tables:
         header, rows = _shown(one)
-        notes = "".join(f"<li>{escape(note)}</li>" for note in one.notes)
+        notes = "".join(f"<li>{escape(note)}</li>" for note in one.said)
         body.append(f"<h2>{escape(one.title)}</h2>{table(header, rows)}<ul>{notes}</ul>")
     return page(title=title, body="\n".join(body))
 
@@ -115,7 +122,7 @@ def as_text(one: ResultTable) -> list[str]:
         "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in [header, *rows]
     ]
-    return [one.title, *grid, *one.notes]
+    return [one.title, *grid, *one.said]
 
 
 def _shown(one: ResultTable) -> tuple[list[str], list[list[str]]]:
@@ -166,5 +173,7 @@ def _bounds(mean: str, low: str, high: str) -> str:
 
 def in_markdown(text: str) -> str:
     """Text that neither ends a cell nor means anything to Markdown's HTML."""
-    plain = text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+    plain = " ".join(text.splitlines()).replace("\\", "\\\\").replace("|", "\\|")
+    for mark in ("`", "*", "](", "~~"):
+        plain = plain.replace(mark, f"\\{mark}")
     return plain.replace("&", "&amp;").replace("<", "&lt;")

@@ -16,7 +16,9 @@ from tandem.tasks.grading import last_boxed
 LETTERS = "ABCDEFGHIJ"
 QUESTION = "{question}\n\n{choices}\n\nGive the letter of the right choice as the final answer."
 # C, (C), C., C) and what follows; \text{C}; a word that begins with C is none of them.
-_LETTER = re.compile(r"\(?\s*([A-Za-z])\s*\)?\s*(?:[.):,].*)?", re.DOTALL)
+_LETTER = re.compile(r"\(?\s*([A-Za-z])\s*\)?\s*((?:[.):,].*)?)", re.DOTALL)
+# Nothing but further letters: "A, B or C", "A) or B)".
+_SEVERAL = re.compile(r"(?=.*\b[A-Ja-j]\b)(?:[\s().,:;/&]|\b(?:or|and|[A-Ja-j])\b)+", re.DOTALL)
 _DRESS = re.compile(
     r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mbox|boxed)\s*\{|[{}$*~]|\\[,;:! ]"
 )
@@ -55,6 +57,8 @@ def chosen(box: str, choices: Sequence[str]) -> str | None:
     if found is not None:
         # A letter is what was asked for, also where a choice is itself a letter.
         letter = found[1].upper()
+        if _SEVERAL.fullmatch(found[2]):
+            return None
         return letter if letter in LETTERS[: len(choices)] else None
     said = [LETTERS[i] for i, choice in enumerate(choices) if _words(choice) == _words(text)]
     return said[0] if len(said) == 1 else None
