@@ -34,7 +34,8 @@ def study(name: str) -> Study:
 
 
 def test_each_study_is_there_embedded_and_in_full() -> None:
-    assert set(own_studies()) == {*EMBEDDED, *(f"{name}_full" for name in EMBEDDED)}
+    full = {f"{name}_full" for name in EMBEDDED}
+    assert set(own_studies()) == {*EMBEDDED, *full, "trb_same_rate"}
     for name in EMBEDDED:
         small, full = study(name).file, study(f"{name}_full").file
         assert list(small.rows) == list(full.rows)
@@ -87,6 +88,27 @@ def test_an_embedded_study_keeps_to_what_was_asked_of_it(name: str) -> None:
     axes = {"student", "chains"} | ({"budget"} if name == "trb_table" else set())
     assert set(file.axes) == axes and len(points(file)) > len(axes)
     assert {"weaker", "stronger"} <= set(models_to_make(found))
+
+
+def test_the_follow_up_differs_from_the_table_in_the_rate_alone() -> None:
+    main, after = study("trb_table"), study("trb_same_rate")
+    assert after.file.set == main.file.set | {"optimizer.lr": 1e-3}
+    assert (after.file.judging, after.file.seeds.reporting) == (
+        main.file.judging,
+        main.file.seeds.reporting,
+    )
+    # What tuning chose there: docs/results/trb-table/README.md.
+    chosen = {"opd": 3, "temperature": 0, "trb": 0}
+    cells = {
+        cell.row: plain_data(cell.config)
+        for cell in reporting_cells(main, dict.fromkeys(main.file.rows, 0) | chosen)
+        if cell.point == MAIN and cell.row in chosen
+    }
+    for cell in reporting_cells(after, first_settings(after.file)):
+        run, before = plain_data(cell.config), cells[cell.row]
+        for one in (run, before):
+            one["name"] = one["seed"] = one["optimizer"]["lr"] = None
+        assert run == before
 
 
 def test_a_full_study_takes_the_published_recipes_as_they_are() -> None:

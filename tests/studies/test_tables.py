@@ -198,3 +198,15 @@ def test_the_columns_of_settings_is_there_where_something_was_tuned() -> None:
     tuned = Rated("b", rows[1].records, setting="optimizer.lr: 0.1")
     markdown = as_markdown([compared("t", [rows[0], tuned], baseline="a")])
     assert "| setting |" in markdown and "| optimizer.lr: 0.1 |" in markdown
+
+
+def test_a_tiny_p_is_no_0() -> None:
+    rows = [
+        rated("base", *(0.10, 0.15, 0.10, 0.15, 0.10, 0.15)),
+        rated("x", *(0.90, 0.95, 0.90, 1.00, 0.90, 0.95)),
+    ]
+    found = compared("t", rows, baseline="base")
+    for text in (as_markdown([found]), "\n".join(as_text(found))):
+        assert "<0.0001" in text.replace("&lt;", "<") and " 0.0000 " not in text
+    _, row = csv.DictReader(io.StringIO(as_csv([found])))
+    assert 0.0 <= float(row["p"]) < 0.0001, "numbers stay numbers there"

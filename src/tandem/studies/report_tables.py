@@ -10,7 +10,7 @@ from tandem.evaluation.intervals import Interval
 from tandem.studies import report_marks as marks
 from tandem.studies.page import notes, plots, wide_table
 from tandem.studies.pictures import Picture
-from tandem.studies.tables import Line, ResultTable
+from tandem.studies.tables import Line, ResultTable, p_value
 
 _HEADER = (
     "row",
@@ -100,8 +100,8 @@ def _cells(line: Line) -> list[str]:
         *start,
         points(found.difference),
         bounds(found.corrected),
-        f"{found.p:.4f}",
-        f"{found.holm_p:.4f}",
+        p_value(found.p),
+        p_value(found.holm_p),
         found.verdict,
         f"{100 * found.detectable:.1f}",
     ]

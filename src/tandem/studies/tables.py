@@ -132,6 +132,8 @@ def _shown(one: ResultTable) -> tuple[list[str], list[list[str]]]:
     for line in one.lines:
         compared = _compared(line)
         interval, corrected, rest = compared[:3], compared[3:5], compared[5:]
+        if line.against is not None:
+            rest = [p_value(line.against.p), p_value(line.against.holm_p), *rest[2:]]
         rows.append(
             [
                 line.label,
@@ -146,6 +148,11 @@ def _shown(one: ResultTable) -> tuple[list[str], list[list[str]]]:
         header.append("setting")
         rows = [[*row, line.setting] for row, line in zip(rows, one.lines, strict=True)]
     return header, rows
+
+
+def p_value(p: float) -> str:
+    """Four decimals, and no 0 that is none."""
+    return f"{p:.4f}" if p >= 0.00005 else "<0.0001"
 
 
 def _compared(line: Line) -> list[str]:
