@@ -43,6 +43,7 @@ def kind(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
+@pytest.mark.slow  # make test-vllm runs it, with the real one too
 def test_a_run_hands_over_when_its_warm_up_is_over(kind: str, tmp_path: Path) -> None:
     told: list[Event] = []
     own = train(recipe("rollout.engine=vllm"), runs=tmp_path / "vllm", listener=told.append)
