@@ -239,14 +239,18 @@ def test_an_objective_that_reads_what_it_did_not_ask_for_is_found() -> None:
     [
         (
             ["check", "reverse_lk"],
-            "tandem: method.kind is 'reverse_lk' in the command line, which is no method; did you "
+            "tandem: kind is 'reverse_lk' in the command line, which is no method; did you "
             "mean 'reverse_kl'?",
         ),
         (["check", "student", "nonsense"], "tandem: 'nonsense' is not of the form name=value"),
         (
             ["check", "gone.py:Mine"],
-            "tandem: method.kind is 'gone.py:Mine', but there is no file 'gone.py' in the current "
+            "tandem: kind is 'gone.py:Mine', but there is no file 'gone.py' in the current "
             "folder or beside the recipe",
+        ),
+        (
+            ["check", "fixed_budget_blend"],
+            "tandem: the command line lacks 'budget'; add it",
         ),
     ],
 )

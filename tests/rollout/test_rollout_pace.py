@@ -144,6 +144,22 @@ def test_measuring_covers_all_rows_and_widths_and_counts_the_quickest_round() ->
     assert all(shapes.count(shape) == 4 for shape in shapes), "one round before three timed ones"
 
 
+def test_short_rounds_are_timed_more_often_so_that_a_busy_moment_does_not_decide() -> None:
+    student, teacher = (Watched(s) for s in pair())
+    terms = Terms(BLEND, CLOCK, Sampling(12), 7, SignalSpec(), 0)
+    spent = [0.030, 0.030, 0.030, 0.030, 0.004, 0.030]  # the fifth is not disturbed
+    ticks = iter(t for n in range(10_000) for t in (100.0 * n, 100.0 * n + spent[n % 6]))
+    table = measure_costs([student, teacher], terms, slots=1, row_bytes=1, now=lambda: next(ticks))
+    shapes = [shape[:2] for shape in teacher.fed]
+    assert {shapes.count(shape) for shape in shapes} <= {5, 6}, "until a tenth of a second is spent"
+    assert min(min(line) for line in table.seconds) == pytest.approx(0.004)
+    quick = iter(t for n in range(10_000) for t in (100.0 * n, 100.0 * n + 0.002))
+    teacher.fed.clear()
+    measure_costs([student, teacher], terms, slots=1, row_bytes=1, now=lambda: next(quick))
+    shapes = [shape[:2] for shape in teacher.fed]
+    assert {shapes.count(shape) for shape in shapes} == {10}, "nine at the most, after one"
+
+
 def test_measuring_leaves_the_responses_alone() -> None:
     requests = [Request(i, (3, 4), (5, 6)) for i in range(6)]
     truth = generate(Engine(*_with_teacher(), slots=3), requests, BLEND)

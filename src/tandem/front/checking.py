@@ -49,7 +49,12 @@ def build_method(reference: str, fields: Sequence[str]) -> Settings:
             inner = inner.setdefault(parent, {})
         inner[last] = yaml.safe_load(text)
     known = kinds(AnyBehaviour) | kinds(AnyObjective)
-    return build_component(Settings, known, data, place="method", source="the command line")
+    try:
+        return build_component(Settings, known, data, place="method", source="the command line")
+    except ValueError as error:
+        # On the command line fields stand on their own, and are of a method of either sort.
+        said = str(error).replace("method.", "").replace("no Settings", "no behaviour or objective")
+        raise ValueError(said) from None
 
 
 def print_findings(findings: Sequence[Finding], console: Console) -> bool:

