@@ -90,7 +90,7 @@ PLAIN = [
 ]
 
 
-@pytest.mark.parametrize("value", PLAIN, ids=repr)
+@pytest.mark.parametrize("value", PLAIN, ids=lambda value: type(value).__name__)
 def test_plain_values_cross_to_the_program_and_back_unchanged(value: object) -> None:
     before = "inf = float('inf')"
     same = f"assert same({value!r}) == {value!r}"
