@@ -88,12 +88,12 @@ def described(setting: Fragment) -> str:
     return text.strip().removeprefix("{").removesuffix("}")
 
 
-def flat(setting: Fragment, within: str = "") -> dict[str, Any]:
+def flat(setting: Mapping[str, Any], within: str = "") -> dict[str, Any]:
     """Nested groups as dotted keys."""
     found: dict[str, Any] = {}
     for key, value in setting.items():
         if isinstance(value, Mapping) and value:
-            found |= flat(dict(value), f"{within}{key}.")
+            found |= flat(value, f"{within}{key}.")
         else:
             found[f"{within}{key}"] = value
     return found

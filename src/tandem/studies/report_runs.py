@@ -15,6 +15,7 @@ from urllib.parse import quote
 import numpy as np
 import yaml
 
+from tandem.studies import choosing
 from tandem.studies.compare import tables_of
 from tandem.studies.page import folded, pre, wide_table
 from tandem.studies.report import RunFolder, evaluations, read_run
@@ -85,28 +86,33 @@ def runs_part(paths: Sequence[Path], *, target: Path) -> tuple[str, str]:
 
 
 def environments(found: Sequence[Mapping[str, Any]]) -> str:
-    """What the runs ran on: values that all share, and how many different ones of the others."""
-    values: dict[str, dict[str, None]] = {}
-    for one in found:
-        for key, value in flat(one):
-            values.setdefault(key, {})[value] = None
-    rows = [
-        [key, " | ".join(own) if len(own) < 4 else f"{len(own)} different ones"]
-        for key, own in values.items()
-    ]
+    """What the runs ran on, folded away."""
+    rows = environment_rows(found)
     if not rows:
         return ""
     grid = wide_table("environment", ("", "in all runs"), rows)
     return folded("Environment", grid)
 
 
-def flat(value: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, str]]:
+def environment_rows(
+    found: Sequence[Mapping[str, Any]], *, without: Sequence[str] = ()
+) -> list[list[str]]:
+    """Values that all runs share, and how many different ones of the others. without: first parts
+    of keys to leave out."""
+    values: dict[str, dict[str, None]] = {}
+    for one in found:
+        for key, value in flat({k: v for k, v in one.items() if k not in without}):
+            values.setdefault(key, {})[value] = None
+    return [
+        [key, " | ".join(own) if len(own) < 4 else f"{len(own)} different ones"]
+        for key, own in values.items()
+    ]
+
+
+def flat(value: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Nested groups as dotted keys with their values as text."""
-    for key, inner in value.items():
-        if isinstance(inner, Mapping) and inner:
-            yield from flat(inner, f"{within}{key}.")
-        else:
-            yield f"{within}{key}", inner if isinstance(inner, str) else json.dumps(inner)
+    for key, inner in choosing.flat(value).items():
+        yield key, inner if isinstance(inner, str) else json.dumps(inner)
 
 
 def link(report: Path, text: str, *, target: Path) -> str:

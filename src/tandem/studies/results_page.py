@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from tandem.evaluation.record import read_record
 from tandem.studies.grid import MAIN, points
@@ -18,7 +17,7 @@ from tandem.studies.pictures import Picture
 from tandem.studies.plots import RUN_PLOTS
 from tandem.studies.report_bands import band_figures, remarks
 from tandem.studies.report_declared import axis_notes, hypothesis_grid, row_grid, sentence
-from tandem.studies.report_runs import flat
+from tandem.studies.report_runs import environment_rows
 from tandem.studies.report_scatter import MARKS_SAID, sweep_figures, sweeps
 from tandem.studies.report_study import (
     MODELS,
@@ -130,7 +129,11 @@ def results_files(
         parts.append(notes_in_markdown([MARKS_SAID]))
     parts.append("## Time and environment\n")
     parts.append(notes_in_markdown(_times(study)))
-    parts.append(grid_in_markdown(("", "in all runs"), _environment(study)))
+    parts.append(
+        grid_in_markdown(
+            ("", "in all runs"), environment_rows(list(environment_facts(study)), without=_OWN)
+        )
+    )
     return {PAGE: "\n".join(parts), "runs.csv": runs_table(study), **pictures}
 
 
@@ -195,18 +198,6 @@ def _times(study: StudyFolder) -> list[str]:
         f"interrupted took {sum(seconds) / 3600:.1f} hours in all. A run took {median:.0f} s "
         f"(median), {seconds[-1]:.0f} s at the most, with its judgement{meant}{late}."
     ]
-
-
-def _environment(study: StudyFolder) -> list[list[str]]:
-    values: dict[str, dict[str, None]] = {}
-    for one in environment_facts(study):
-        for key, value in flat(_shared(one)):
-            values.setdefault(key, {})[value] = None
-    return [[key, " | ".join(own)] for key, own in values.items()]
-
-
-def _shared(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in facts.items() if key not in _OWN}
 
 
 def _alt(text: str) -> str:
