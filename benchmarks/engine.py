@@ -25,8 +25,9 @@ bound: the time of the forwards alone, by transformers itself on its own dynamic
 mask, sampling or record, in the same process: one forward of the body per `slots` prompts, and per
 round g of the student over one token and one of the teacher over g, heads included, over the rows
 live and the longest of their contexts, in the very rounds that the engine took. For `auto` it is
-the quickest of g = 1, 2, 4, 8, each in a schedule that refills a free slot at once and keeps each
-draft with chance α, the acceptance that the engine had in this run (of nine draws the median).
+the quickest of g = 1, 2, 4, 8 (over all repetitions: the quickest of four in each would be the one
+that was disturbed least), each in a schedule that refills a free slot at once and keeps each draft
+with chance α, the acceptance that the engine had in this run (of nine draws the median).
 `reached` is that time over the engine's. It may pass 1: on a CPU the engine's products with a large
 head are quicker than transformers'. Teacher looks: rounds of a row in which the teacher was asked,
 per token.
@@ -45,6 +46,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -78,7 +80,8 @@ class Case:
     behaviour: Behaviour
     block: Block
     seconds: list[float] = field(default_factory=list)
-    bare: list[float] = field(default_factory=list)
+    # Of every repetition, by what could have been chosen: one time, or one for each of AUTO.
+    bounds: list[list[float]] = field(default_factory=list)
     tallies: list[Tally] = field(default_factory=list)
 
 
@@ -159,12 +162,13 @@ def measure(size: Size, pair: Pair, *, ragged: bool, now: Callable[[], float]) -
                 plans = [schedule(size, requests, width=1, stays=1.0)]
             elif case.block == "auto":
                 plans = [schedule(size, requests, width=g, stays=stays) for g in AUTO]
-            bare = min(
-                seconds(lambda p=p, w=requests, t=taught: run_bare(pair, size, w, p, taught=t), now)
-                for p in plans
-            )
             case.seconds.append(spent)
-            case.bare.append(bare)
+            case.bounds.append(
+                [
+                    seconds(partial(run_bare, pair, size, requests, plan, taught=taught), now)
+                    for plan in plans
+                ]
+            )
             case.tallies.append(tally)
     for engine in engines.values():
         engine.close()
@@ -181,8 +185,9 @@ def figures(case: Case, peers: dict[bool, list[float]], tokens: list[int]) -> li
     taught = any(t.teacher_rows for t in case.tallies)
     peer = peers[taught]
     ratios = [p / e for p, e in zip(peer, case.seconds, strict=True)]
-    reached = [b / e for b, e in zip(case.bare, case.seconds, strict=True)]
-    bound = statistics.median(n / b for n, b in zip(tokens, case.bare, strict=True))
+    bare = min(zip(*case.bounds, strict=True), key=sum)
+    reached = [b / e for b, e in zip(bare, case.seconds, strict=True)]
+    bound = statistics.median(n / b for n, b in zip(tokens, bare, strict=True))
     looks = sum(t.teacher_rows for t in case.tallies) / sum(t.tokens for t in case.tallies)
     return [
         case.name,

@@ -22,8 +22,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from tandem import run
-from tandem.front.recipes import recipe_path
 from tandem.training.config import load_config
+from tandem.training.own_recipes import recipe_path
 
 LEVELS = (0.4, 0.6, 0.8)
 WARMUP = 50

@@ -14,8 +14,8 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from tandem.cli import app
-from tandem.front.recipes import own_recipes
 from tandem.training.config import load_config
+from tandem.training.own_recipes import own_recipes
 from tandem.types import Clock
 
 ROOT = Path(__file__).parents[1]

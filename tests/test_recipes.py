@@ -9,8 +9,8 @@ import yaml
 from typer.testing import CliRunner
 
 from tandem.cli import app
-from tandem.front.recipes import own_recipes
 from tandem.training.config import config_from_dict, dump_config, load_config
+from tandem.training.own_recipes import own_recipes
 
 RUNS = sorted(
     name

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tandem.front.recipes import recipe_path
 from tandem.front.study_plan import plan_lines
 from tandem.front.studying import own_studies
 from tandem.studies.choosing import first_settings, sweep_notes
@@ -21,6 +20,7 @@ from tandem.studies.grid import (
     tuning_cells,
 )
 from tandem.training.config import plain_data
+from tandem.training.own_recipes import recipe_path
 
 EMBEDDED = ("trb_table", "tropd_ablation")
 TRB_ROWS = {"opd", "sft_warmup", "fixed_budget", "veto", "skd", "temperature", "trb"}

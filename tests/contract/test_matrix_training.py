@@ -13,10 +13,10 @@ import pytest
 from tandem.behaviours import Behaviour
 from tandem.contract import examples
 from tandem.contract.checks import refusal
-from tandem.front.recipes import recipe_path
 from tandem.objectives import Objective
 from tandem.run import train
 from tandem.training.config import RunConfig, config_from_dict, load_config
+from tandem.training.own_recipes import recipe_path
 
 # One form of each objective per behaviour: the first that is legal there.
 CELLS: list[tuple[Behaviour, Objective]] = [

@@ -31,7 +31,6 @@ from tandem.behaviours.base import Behaviour
 from tandem.cli import app
 from tandem.engines import refuse_engine
 from tandem.front.evaluating import plan
-from tandem.front.recipes import recipe_path
 from tandem.rollout import Engine, agreement
 from tandem.rollout.agreement import rescored
 from tandem.rollout.block import tempered
@@ -39,6 +38,7 @@ from tandem.rollout.hand_over import HandOver
 from tandem.rollout.vllm_law import columns, support_within
 from tandem.rollout.vllm_process import missing
 from tandem.training.config import dump_config, load_config
+from tandem.training.own_recipes import recipe_path
 from tandem.types import Author, Clock, Request, Rollout
 
 SIZE = 13

@@ -9,7 +9,7 @@ import pytest
 from rollout_models import CLOCK, COSTS, Watched, generate, pair, ragged, tokens
 
 from tandem.behaviours import FixedBudgetBlend, Student
-from tandem.rollout import Engine, engine, pace, session
+from tandem.rollout import Engine, costs, engine, pace, session
 from tandem.rollout.costs import CostBook, measure_costs
 from tandem.rollout.pace import CostTable, Pace, expected_tokens, widest
 from tandem.rollout.session import Terms
@@ -25,7 +25,7 @@ STEEP = CostTable((1, 8), (1, 8), ((1.0, 1.0), (1.0, 99.0)))
 def chosen(block: pace.Block, costs: CostTable | None = None, **changes: Any) -> int:
     given: dict[str, Any] = {"rows": 1, "tally": Tally(), "left": 100, "row_bytes": 1, **changes}
     made = Pace(block, costs, row_bytes=given["row_bytes"])
-    return made.choose(given["rows"], given["tally"], left=given["left"])
+    return made.choose([given["left"]] * given["rows"], given["tally"])
 
 
 def test_no_more_drafts_than_any_response_has_left() -> None:
@@ -50,6 +50,23 @@ def test_auto_learns_from_what_was_judged() -> None:
     dear = CostTable((1,), (1, 2, 8), ((1.0, 1.5, 4.5),))
     assert chosen("auto", dear, tally=Tally(tried=10_000, stayed=9_990)) == 8
     assert chosen("auto", dear, tally=Tally(tried=10_000, stayed=1_000)) == 1
+
+
+def test_auto_counts_what_each_response_can_still_take() -> None:
+    # 1 + 0.2 · (g − 1) seconds, every draft stays: wider is better as long as the tokens are kept.
+    sloped = CostTable((1, 8), (1, 8), ((1.0, 2.4), (1.0, 2.4)))
+    sure = Tally(tried=10**9, stayed=10**9)
+
+    def width(*left: int) -> int:
+        return Pace("auto", sloped, row_bytes=1).choose(left, sure)
+
+    assert width(8, 8, 8, 8) == 8 and width(99, 99, 99, 99) == 8
+    assert width(2, 2, 2, 8) == 2, "8 + 3 · 2 tokens in 2.4 s are fewer than 4 · 2 in 1.2"
+    assert width(7, 7, 7, 8) == 8, "not for one token"
+    assert width(1, 1, 1, 1) == 1 and width(1) == 1
+    # One pace meets changing numbers of rows.
+    steep = Pace("auto", STEEP, row_bytes=1)
+    assert [steep.choose([99] * n, Tally()) for n in (1, 8, 1)] == [8, 1, 8]
 
 
 def test_expected_tokens_and_the_widest_round() -> None:
@@ -132,16 +149,23 @@ def test_costs_are_measured_once_and_a_run_that_goes_on_takes_the_same_blocks(
     assert measured == [3] and fed[0] == fed[1] and len({shape[1] for shape in fed[0]}) > 1
 
 
-def test_measuring_covers_all_rows_and_widths_and_counts_the_quickest_round() -> None:
+def test_measuring_covers_all_rows_and_widths_and_counts_the_quickest_round(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     student, teacher = (Watched(s) for s in pair())
     terms = Terms(BLEND, CLOCK, Sampling(12), 7, SignalSpec(), 0)
-    ticks = iter(t for n in range(10_000) for t in (100.0 * n, 100.0 * n + (5.0, 3.0)[n % 2]))
+    # The first, the sixth, … timed round is the quick one: in five sweeps each width has one.
+    spent = [3.0, 5.0, 5.0, 5.0, 5.0]
+    ticks = iter(t for n in range(10_000) for t in (100.0 * n, 100.0 * n + spent[n % 5]))
+    monkeypatch.setattr(costs, "ROUNDS", 5)
     table = measure_costs([student, teacher], terms, slots=6, row_bytes=1, now=lambda: next(ticks))
     assert table.rows == (1, 4, 6) and table.widths == (1, 2, 4, 8)
     assert table.seconds == ((3.0,) * 4,) * 3
     shapes = [shape[:2] for shape in teacher.fed]
     assert sorted(set(shapes)) == [(n, g) for n in (1, 4, 6) for g in (1, 2, 4, 8)]
-    assert all(shapes.count(shape) == 4 for shape in shapes), "one round before three timed ones"
+    assert all(shapes.count(shape) == 6 for shape in shapes), "one round before five timed ones"
+    of_one = [width for rows, width in shapes if rows == 1]
+    assert of_one == [1, 2, 4, 8] * 6, "in turn: a busy moment falls on all widths"
 
 
 def test_short_rounds_are_timed_more_often_so_that_a_busy_moment_does_not_decide() -> None:
@@ -151,7 +175,9 @@ def test_short_rounds_are_timed_more_often_so_that_a_busy_moment_does_not_decide
     ticks = iter(t for n in range(10_000) for t in (100.0 * n, 100.0 * n + spent[n % 6]))
     table = measure_costs([student, teacher], terms, slots=1, row_bytes=1, now=lambda: next(ticks))
     shapes = [shape[:2] for shape in teacher.fed]
-    assert {shapes.count(shape) for shape in shapes} <= {5, 6}, "until a tenth of a second is spent"
+    assert {shapes.count(shape) for shape in shapes} <= {5, 6}, (
+        "until 0.4 s are spent on one number of rows"
+    )
     assert min(min(line) for line in table.seconds) == pytest.approx(0.004)
     quick = iter(t for n in range(10_000) for t in (100.0 * n, 100.0 * n + 0.002))
     teacher.fed.clear()

@@ -12,10 +12,10 @@ import torch
 from test_vllm_engine import engine_of, generate, requests
 from vllm_cases import change, kinds, student, there
 
-from tandem.front.recipes import recipe_path
 from tandem.run import evaluate, train
 from tandem.training.config import RunConfig, load_config
 from tandem.training.events import Event, Note
+from tandem.training.own_recipes import recipe_path
 from tandem.types import SignalSpec
 
 STEPS, WARM_UP = 6, 3

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from tandem.behaviours.base import Behaviour
-from tandem.front.recipes import recipe_path
 from tandem.models.cast import load_cast
 from tandem.studies.diagnostics_pair import Pair, Question, pairs_of, questions_of
 from tandem.studies.diagnostics_sets import Answers, answers
 from tandem.studies.diagnostics_watch import Watched
 from tandem.training.config import RunConfig, load_config
+from tandem.training.own_recipes import recipe_path
 from tandem.types import Clock
 
 # Few problems to draw, and room for every answer that is of the right form.

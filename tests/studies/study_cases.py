@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from tandem.front.recipes import recipe_path
 from tandem.studies.grid import Study, open_study
+from tandem.training.own_recipes import recipe_path
 
 SMALL: dict[str, Any] = {
     "name": "small",

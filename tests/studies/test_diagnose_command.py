@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from tandem.cli import app
-from tandem.front.recipes import recipe_path
 from tandem.run import train
 from tandem.training.config import load_config
+from tandem.training.own_recipes import recipe_path
 
 OVERRIDES = (
     "name=tiny",

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from tests.studies.study_cases import small_study
 
-from tandem.front.recipes import recipe_path
 from tandem.models.loading import load_model
 from tandem.models.prompts import encode_prompt
 from tandem.models.settings import ModelSettings
@@ -26,6 +25,7 @@ from tandem.studies.grid import (
 )
 from tandem.studies.study_folder import begin, differences
 from tandem.training.config import RunConfig, plain_data
+from tandem.training.own_recipes import recipe_path
 from tandem.training.recipe_file import apply_overrides
 from tandem.training.requests import RequestSource
 

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from tandem.behaviours import Student, TrustRegionBlend
 from tandem.cli import app
 from tandem.front.probing import behaviours_of, label_of, lengths_of
-from tandem.front.recipes import recipe_path
 from tandem.training.config import load_config
+from tandem.training.own_recipes import recipe_path
 from tandem.types import Clock
 
 TINY = ("task.train_size=100", "task.validation_size=20", "task.test_size=50",

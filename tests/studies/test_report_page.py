@@ -13,10 +13,10 @@ from matplotlib.image import imread
 from tests.studies.browser import Tab, browsing
 from tests.studies.report_cases import make_diagnosis, make_probe, make_study
 
-from tandem.front.recipes import recipe_path
 from tandem.run import train
 from tandem.studies.report_browser import PAGE_SIZE
 from tandem.studies.report_folders import write_reports
+from tandem.training.own_recipes import recipe_path
 
 WIDE, PHONE = 1200, 360
 PICTURES = 23

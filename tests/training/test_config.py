@@ -92,7 +92,12 @@ def test_a_missing_file_is_named() -> None:
 def test_text_that_is_no_yaml_says_where(tmp_path: Path) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text("name: [1,\n")
-    with pytest.raises(ValueError, match=r"broken\.yaml is not valid YAML: .*line 2"):
+    with pytest.raises(
+        ValueError, match=r"broken\.yaml is not valid YAML: line 2, column 1: expected the node"
+    ):
+        load_config(path)
+    path.write_text("name: a\x00b\n")
+    with pytest.raises(ValueError, match=r"broken\.yaml is not valid YAML: unacceptable charact"):
         load_config(path)
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match=r"broken\.yaml is not valid YAML: .*can't decode byte"):
@@ -113,6 +118,9 @@ def test_text_that_is_no_yaml_says_where(tmp_path: Path) -> None:
             "unknown key 'rollout.slot' in override 'rollout.slot=3'; did you mean 'slots'\\?$",
         ),
         ("optimiser.lr=1", "unknown key 'optimiser' in .*; did you mean 'optimizer'?"),
+        ("steps=5", "unknown key 'steps' in override 'steps=5'; did you mean 'training.steps'\\?$"),
+        ("end_ids=[1]", "unknown key 'end_ids' in .*; did you mean 'student.end_ids' or 'teacher."),
+        ("slot=3", "unknown key 'slot' in .*; known are "),
         ("behaviour.budgte=1", "unknown key 'behaviour.budgte' in .*; did you mean 'budget'?"),
         ("tracker.zzz=1", "unknown key 'tracker.zzz' in .*; known are kind, project"),
         (

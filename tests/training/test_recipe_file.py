@@ -11,6 +11,7 @@ import yaml
 
 from tandem.behaviours import FixedBudgetBlend, Student, TrustRegionBlend
 from tandem.training.config import config_from_dict, dump_config, load_config
+from tandem.training.own_recipes import own_recipes
 from tandem.training.recipe_file import read_recipe
 
 
@@ -105,15 +106,35 @@ def test_a_base_that_is_not_there_or_no_path_is_refused(base: None) -> None:
     with pytest.raises(ValueError) as raised:
         read_recipe("a/own.yaml")
     assert str(raised.value) == (
-        "a/own.yaml extends a recipe that is not there, 'a/base.yaml'; name it by its path from "
-        "the recipe's own folder"
+        "a/own.yaml extends 'base.yaml', which is neither a file in its folder nor one of tandem's "
+        f"own; ours are {', '.join(own_recipes())}"
     )
+    write("a/own.yaml", {"extends": "arithmetc"})
+    with pytest.raises(ValueError, match=r"tandem's own; did you mean 'arithmetic'\?$"):
+        read_recipe("a/own.yaml")
     write("own.yaml", {"extends": ["base.yaml"]})
     with pytest.raises(ValueError) as raised:
         read_recipe("own.yaml")
     assert str(raised.value) == (
-        "extends is ['base.yaml'] in own.yaml, but it should be another recipe's path"
+        "extends is ['base.yaml'] in own.yaml, but it should be another recipe's path or name"
     )
+
+
+def test_a_recipe_of_ours_is_extended_by_its_name_from_any_folder(base: None) -> None:
+    ours = read_recipe(own_recipes()["arithmetic"]).data
+    for name in ("arithmetic", "arithmetic.yaml", "recipes/arithmetic.yaml"):
+        write("a/own.yaml", {"extends": name, "name": "own"})
+        assert read_recipe("a/own.yaml").data == ours | {"name": "own"}
+    # A file beside it comes first, and one in the current folder is not meant.
+    write("a/arithmetic.yaml", {"name": "mine"})
+    write("arithmetic.yaml", {"name": "elsewhere"})
+    write("a/own.yaml", {"extends": "arithmetic.yaml"})
+    assert read_recipe("a/own.yaml").data == {"name": "mine"}
+    write("a/own.yaml", {"extends": "arithmetic"})
+    assert read_recipe("a/own.yaml").data == ours
+    # A recipe that is called as ours does not mean itself by the bare name.
+    write("a/arithmetic.yaml", {"extends": "arithmetic", "name": "mine"})
+    assert read_recipe("a/arithmetic.yaml").data == ours | {"name": "mine"}
 
 
 def said_of(path: str, *overrides: str) -> str:

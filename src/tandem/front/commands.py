@@ -19,7 +19,6 @@ from tandem.front.doctor import Check, describe, examine
 from tandem.front.dry_run import dry_run as dry_run_text
 from tandem.front.evaluating import plan
 from tandem.front.live import accuracy, answering, quiet_libraries, view
-from tandem.front.recipes import recipe_path
 from tandem.models.cast import load_cast, role_of
 from tandem.objectives import AnyObjective, Objective
 from tandem.settings import Settings
@@ -27,6 +26,7 @@ from tandem.tasks import AnyTask
 from tandem.training.claim import has_begun
 from tandem.training.components import kinds
 from tandem.training.config import RunConfig, load_config
+from tandem.training.own_recipes import recipe_path
 from tandem.training.pretrain import load_pretrain_settings
 from tandem.training.pretrain import pretrain as run_pretraining
 from tandem.training.signals import terminated_like_ctrl_c

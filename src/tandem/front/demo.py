@@ -15,12 +15,12 @@ from rich.text import Text
 from tandem import run
 from tandem.evaluation import EvaluationResult, Interval, paired_difference
 from tandem.front.live import answering, duration, quiet_libraries, view
-from tandem.front.recipes import recipe_path
 from tandem.models.settings import ModelSettings
 from tandem.studies.gap import gap_recovered
 from tandem.studies.report import comparison_page, read_run
 from tandem.training.config import EvaluationSettings, RunConfig, load_config
 from tandem.training.events import Event, Listener, Note
+from tandem.training.own_recipes import recipe_path
 from tandem.training.signals import terminated_like_ctrl_c
 
 RECIPE = "arithmetic"

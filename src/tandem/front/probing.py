@@ -18,13 +18,13 @@ from tandem.engines import cache_bytes
 from tandem.evaluation.intervals import Interval
 from tandem.front.checking import build_method
 from tandem.front.live import quiet_libraries
-from tandem.front.recipes import recipe_path
 from tandem.front.suite_view import watching
 from tandem.models.cast import Cast, load_cast
 from tandem.studies.diagnostics_pair import Watch, pairs_of, questions_of
 from tandem.studies.probe import Probed, ProbeResult, as_json, probe
 from tandem.tasks.base import Split
 from tandem.training.config import RunConfig, load_config
+from tandem.training.own_recipes import recipe_path
 from tandem.training.parallel import resolve_device
 from tandem.training.signals import terminated_like_ctrl_c
 from tandem.types import Clock

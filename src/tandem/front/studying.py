@@ -20,7 +20,6 @@ from tandem.front.cells import (
     judge_reference,
     make_model,
 )
-from tandem.front.recipes import recipe_path
 from tandem.front.study_board import Board
 from tandem.front.study_plan import plan_lines
 from tandem.models.settings import ModelSettings
@@ -53,6 +52,7 @@ from tandem.studies.study_tables import study_tables
 from tandem.studies.tables import as_text
 from tandem.training.claim import claim
 from tandem.training.config import RunConfig, plain_data
+from tandem.training.own_recipes import recipe_path
 from tandem.training.signals import terminated_like_ctrl_c
 
 RESULTS = "results"

@@ -23,8 +23,9 @@ from tandem.types import Request, Sampling
 
 WIDTHS = (1, 2, 4, 8)
 # Timed rounds of each size, after one that is not; the quickest counts. Short ones are timed more
-# often, up to so many seconds: a moment in which the machine is busy would decide all blocks.
-ROUNDS, MOST_ROUNDS, ENOUGH = 3, 9, 0.1
+# often, until all sizes of so many rows together took ENOUGH seconds: a moment in which the machine
+# is busy would decide all blocks.
+ROUNDS, MOST_ROUNDS, ENOUGH = 3, 9, 0.4
 
 
 class CostBook:
@@ -77,29 +78,38 @@ def measure_costs(
     rows = sorted({min(4**k, slots) for k in range(8)})
 
     def line(live: int) -> tuple[float, ...]:
-        found: list[float] = []
-        for width in WIDTHS:
-            if found and width > fitting(live, row_bytes):
-                # Never chosen; only there so that there is something to interpolate towards.
-                found.append(found[-1] * width / WIDTHS[len(found) - 1])
-            else:
-                found.append(_seconds(speakers, terms, live, width, runner(), now))
+        fits = [width for width in WIDTHS if width <= fitting(live, row_bytes)]
+        sessions = [_opened(speakers, terms, live, width, runner()) for width in fits]
+        found = _quickest(sessions, fits, now)
+        for width in WIDTHS[len(fits) :]:
+            # Never chosen; only there so that there is something to interpolate towards.
+            found.append(found[-1] * width / WIDTHS[len(found) - 1])
         return tuple(found)
 
     return CostTable(tuple(rows), WIDTHS, tuple(line(live) for live in rows))
 
 
-def _seconds(
-    speakers: Sequence[SpeakerLike],
-    terms: Terms,
-    live: int,
-    width: int,
-    runner: Runner | None,
-    now: Callable[[], float],
-) -> float:
-    # Prompts of one token need no prefill, and rows that end are replaced at once.
+def _quickest(
+    sessions: Sequence[Session], widths: Sequence[int], now: Callable[[], float]
+) -> list[float]:
+    """Seconds of a round of each width, taken in turn: what else the machine does then falls on all
+    of them, and their ratios are what blocks are chosen by."""
     # A graph is replayed from the third time on.
-    timed = ROUNDS if runner is None else ROUNDS + 2
+    timed = ROUNDS if sessions[0].runner is None else ROUNDS + 2
+    taken: list[list[float]] = [[] for _ in widths]
+    while len(taken[0]) < timed or (sum(map(sum, taken)) < ENOUGH and len(taken[0]) < MOST_ROUNDS):
+        for session, width, spent in zip(sessions, widths, taken, strict=True):
+            start = now()
+            session.round(width)
+            spent.append(now() - start)
+    return [min(spent) for spent in taken]
+
+
+def _opened(
+    speakers: Sequence[SpeakerLike], terms: Terms, live: int, width: int, runner: Runner | None
+) -> Session:
+    """A session of `live` rows after a first round, with work for all the timed ones."""
+    # Prompts of one token need no prefill, and rows that end are replaced at once.
     rounds = MOST_ROUNDS + 1
     prompt = ((speakers[0].end_id + 1) % speakers[0].vocabulary_size,)
     jobs = [Job(i, Request(i, prompt, prompt)) for i in range(live * (rounds * width + 1))]
@@ -118,12 +128,7 @@ def _seconds(
     )
     session.open()
     session.round(width)
-    taken: list[float] = []
-    while len(taken) < timed or (sum(taken) < ENOUGH and len(taken) < MOST_ROUNDS):
-        start = now()
-        session.round(width)
-        taken.append(now() - start)
-    return min(taken)
+    return session
 
 
 def _table(

@@ -2,11 +2,13 @@
 
 A round of g drafts over B rows costs what a table says (measured once, and kept with the run, so
 that a resumed run takes the same blocks), and settles (1 − α^g)/(1 − α) tokens per row where α is
-the chance that a draft stays. α is estimated from what was judged so far, in this call.
+the chance that a draft stays; a row with fewer tokens left than g settles no more than those. α is
+estimated from what was judged so far, in this call.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,18 +56,34 @@ class Pace:
         assert block != "auto" or costs is not None, "auto is chosen from a table of costs"
         self._block: Block = block
         self._costs, self._row_bytes = costs, row_bytes
+        # Seconds by width, for each number of rows there was: a round is some milliseconds.
+        self._seconds: dict[int, list[float]] = {}
 
-    def choose(self, rows: int, so_far: Tally, *, left: int) -> int:
-        """Drafts for this round, at least 1. left: tokens that the longest response may still
-        get."""
-        fits = min(left, fitting(rows, self._row_bytes))
+    def choose(self, left: Sequence[int], so_far: Tally) -> int:
+        """Drafts for this round, at least 1. left: tokens that each live response may still get."""
+        rows = len(left)
+        fits = min(max(left), fitting(rows, self._row_bytes))
         if self._block != "auto":
             return max(1, min(self._block, fits))
+        stays = (PRIOR_STAYED + so_far.stayed) / (PRIOR_TRIED + so_far.tried)
+        short = [n for n in left if n < max(WIDTHS)]
+        seconds = self._seconds_of(rows)
+
+        def speed(column: int) -> float:
+            width = WIDTHS[column]
+            settled = (rows - len(short)) * expected_tokens(stays, width)
+            settled += sum(expected_tokens(stays, min(width, n)) for n in short)
+            return settled / seconds[column]
+
+        columns = [i for i, width in enumerate(WIDTHS) if width <= fits] or [0]
+        return WIDTHS[max(columns, key=speed)]
+
+    def _seconds_of(self, rows: int) -> list[float]:
         costs = self._costs
         assert costs is not None
-        stays = (PRIOR_STAYED + so_far.stayed) / (PRIOR_TRIED + so_far.tried)
-        widths = [g for g in WIDTHS if g <= fits] or [1]
-        return max(widths, key=lambda g: expected_tokens(stays, g) / costs.at(rows, g))
+        if rows not in self._seconds:
+            self._seconds[rows] = [costs.at(rows, width) for width in WIDTHS]
+        return self._seconds[rows]
 
 
 def fitting(rows: int, row_bytes: int) -> int:

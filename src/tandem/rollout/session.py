@@ -123,8 +123,7 @@ class Session:
 
     def _width(self) -> int:
         """Drafts of the next round."""
-        left = max(row.limit - len(row.ids) for row in self.rows)
-        return self.pace.choose(len(self.rows), self.tally, left=left)
+        return self.pace.choose([row.limit - len(row.ids) for row in self.rows], self.tally)
 
     def round(self, width: int) -> None:
         """One round of `width` drafts."""

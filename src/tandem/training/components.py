@@ -140,6 +140,21 @@ def _within(place: str, name: str) -> str:
     return f"{place}.{name}" if place else str(name)
 
 
+def _hint(word: str, cls: type[Settings]) -> str:
+    """What an unknown key may have meant: one that a section of `cls` has, or the nearest here."""
+    held = [
+        f"{name}.{word}"
+        for name, field in cls.model_fields.items()
+        for section in (field.annotation, *get_args(field.annotation))
+        if isinstance(section, type)
+        and issubclass(section, Settings)
+        and word in section.model_fields
+    ]
+    if held:
+        return f"did you mean {' or '.join(map(repr, held))}?"
+    return _near(word, list(cls.model_fields))
+
+
 def _near(word: str, known: list[str]) -> str:
     """The end of a sentence: the nearest known word, or all of them."""
     near = get_close_matches(word, known, n=1, cutoff=0.6)
@@ -152,7 +167,7 @@ def _sentence(error: ValidationError, cls: type[Settings], *, place: str, source
     where = ".".join([place] * bool(place) + [str(part) for part in first["loc"]])
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        hint = _near(str(first["loc"][-1]), list(cls.model_fields))
+        hint = _hint(str(first["loc"][-1]), cls)
         return f"unknown key {where!r} in {source.of(where)}; {hint}"
     if first["type"] == "missing":
         return f"{source.of(where)} lacks {where!r}; add it"

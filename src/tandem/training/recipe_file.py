@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from tandem.training.own_recipes import find_recipe, nearest
+
 # Sections that choose a class by `kind`; written as that word alone where it needs nothing else.
 COMPONENTS = ("task", "behaviour", "objective")
 # Its kinds share their keys, so another one keeps them.
@@ -57,36 +59,42 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def _read(path: Path, *, above: tuple[Path, ...]) -> Recipe:
     """above: the recipes that extend this one, the first of them first."""
-    own = _parse_file(path, extended_by=above[-1] if above else None)
+    own = _parse_file(path)
     source = Source(str(path), folders=(path.parent,))
     if "extends" not in own:
         return Recipe(own, source)
     named = own.pop("extends")
     if not isinstance(named, str):
-        raise ValueError(f"extends is {named!r} in {path}, but it should be another recipe's path")
-    below, chain = path.parent / named, (*above, path)
+        raise ValueError(
+            f"extends is {named!r} in {path}, but it should be another recipe's path or name"
+        )
+    below = find_recipe(named, path.parent)
+    if below is None:
+        raise ValueError(
+            f"{path} extends {named!r}, which is neither a file in its folder nor one of tandem's "
+            f"own; {nearest(named)}"
+        )
     if below.resolve() == path.resolve():
         raise ValueError(f"{path} extends itself: leave that line out")
     if below.resolve() in [recipe.resolve() for recipe in above]:
         raise ValueError(
             f"{path} extends {named!r}, which extends {path} in turn: leave one of them out"
         )
-    base = _read(below, above=chain)
+    base = _read(below, above=(*above, path))
     data, places = base.data, {p: base.source.of(p) for p in _places(base.data)}
     _merge(data, own, places, by=str(path))
     return Recipe(data, Source(str(path), places, (*source.folders, *base.source.folders)))
 
 
-def _parse_file(path: Path, *, extended_by: Path | None) -> dict[str, Any]:
+def _parse_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        if extended_by is not None:
-            raise ValueError(
-                f"{extended_by} extends a recipe that is not there, {str(path)!r}; name it by its "
-                "path from the recipe's own folder"
-            )
         raise ValueError(f"no recipe {str(path)!r}; give the path of a YAML file")
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
+        raise ValueError(f"{path} is not valid YAML: {where}{error.problem}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if data is None:

@@ -29,12 +29,27 @@ def recipe_path(name: str) -> Path:
 
     Raises ValueError when there is neither, with the nearest name.
     """
-    if Path(name).is_file():
-        return Path(name)
-    own = own_recipes()
-    bare = name.removeprefix("recipes/").removesuffix(".yaml")
-    if bare in own:
-        return own[bare]
+    found = find_recipe(name, Path())
+    if found is None:
+        raise ValueError(
+            f"no recipe {name!r}: it is neither a file nor one of tandem's own; {nearest(name)}"
+        )
+    return found
+
+
+def find_recipe(name: str, folder: Path) -> Path | None:
+    """What `name` means in that folder; None where it means nothing."""
+    if (folder / name).is_file():
+        return folder / name
+    return own_recipes().get(_bare(name))
+
+
+def nearest(name: str) -> str:
+    """The own recipe that could have been meant, or the names of all."""
+    own, bare = own_recipes(), _bare(name)
     near = get_close_matches(bare, own, n=1) or get_close_matches(Path(bare).name, own, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"ours are {', '.join(own)}"
-    raise ValueError(f"no recipe {name!r}: it is neither a file nor one of tandem's own; {hint}")
+    return f"did you mean {near[0]!r}?" if near else f"ours are {', '.join(own)}"
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix("recipes/").removesuffix(".yaml")

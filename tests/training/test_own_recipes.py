@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tandem.front.recipes import own_recipes, recipe_path
+from tandem.training.own_recipes import own_recipes, recipe_path
 
 
 def test_a_recipe_of_ours_is_found_by_name_from_any_folder(
