@@ -23,6 +23,8 @@ from tandem.training.config import plain_data
 from tandem.training.own_recipes import recipe_path
 
 EMBEDDED = ("trb_table", "tropd_ablation")
+# Asked after their results were seen.
+FOLLOW_UPS = ("trb_same_rate", "tropd_short_guidance")
 TRB_ROWS = {"opd", "sft_warmup", "fixed_budget", "veto", "skd", "temperature", "trb"}
 # Seconds of a cell that let a study end within two hours on two cores.
 TWO_HOURS = 2 * 3600 * 2
@@ -35,7 +37,7 @@ def study(name: str) -> Study:
 
 def test_each_study_is_there_embedded_and_in_full() -> None:
     full = {f"{name}_full" for name in EMBEDDED}
-    assert set(own_studies()) == {*EMBEDDED, *full, "trb_same_rate"}
+    assert set(own_studies()) == {*EMBEDDED, *full, *FOLLOW_UPS}
     for name in EMBEDDED:
         small, full = study(name).file, study(f"{name}_full").file
         assert list(small.rows) == list(full.rows)
@@ -109,6 +111,27 @@ def test_the_follow_up_differs_from_the_table_in_the_rate_alone() -> None:
         for one in (run, before):
             one["name"] = one["seed"] = one["optimizer"]["lr"] = None
         assert run == before
+
+
+def test_the_follow_up_on_guidance_differs_in_its_length_alone() -> None:
+    main, after = study("tropd_ablation"), study("tropd_short_guidance")
+    assert (after.file.set, after.file.judging, after.file.seeds) == (
+        main.file.set,
+        main.file.judging,
+        main.file.seeds,
+    )
+    before = {(c.row, c.setting, c.seed): plain_data(c.config) for c in tuning_cells(main)}
+    cells = tuning_cells(after)
+    assert len(cells) == 3 * 4 * 2
+    for cell in cells:
+        run, other = plain_data(cell.config), before[cell.row, cell.setting, cell.seed]
+        if cell.row == "forward_kl_guided":
+            assert (run["behaviour"].pop("horizon"), other["behaviour"].pop("horizon")) == (
+                15,
+                None,
+            )
+        run["name"] = other["name"] = None
+        assert run == other
 
 
 def test_a_full_study_takes_the_published_recipes_as_they_are() -> None:

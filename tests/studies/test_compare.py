@@ -95,7 +95,7 @@ def test_what_cannot_be_compared_is_told(tmp_path: Path) -> None:
     for runs, baseline, said in (
         ([one, same], None, "same are the same recipe on the same seed|a-0 are the same recipe on"),
         ([one, seed], None, "are one method on 2 seeds: name runs of another one too"),
-        ([one, empty], None, "empty holds no evaluation by problem: judge it with tandem eval"),
+        ([one, empty], None, "empty holds no evaluation by problem: train it with an "),
         ([one, other], "x", "the baseline x is none of the runs; name one of"),
         ([one, tmp_path / "nowhere"], None, "nowhere is not a run folder: there is no such folder"),
         ([one, seed, other], None, "paired by seed, and these share"),

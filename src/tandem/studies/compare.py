@@ -108,8 +108,7 @@ def _common_names(paths: Sequence[Path]) -> list[tuple[str, str]]:
     for path, watched, others in zip(paths, steps, judged, strict=True):
         if not watched and not others:
             raise ValueError(
-                f"{path} holds no evaluation by problem: judge it with tandem eval, or train it "
-                "with an evaluation section"
+                f"{path} holds no evaluation by problem: train it with an evaluation section"
             )
     shared = sorted(set.intersection(*judged))
     if shared:
@@ -118,7 +117,8 @@ def _common_names(paths: Sequence[Path]) -> list[tuple[str, str]]:
     if len(last) > 1 or "none" in last:
         raise ValueError(
             f"the runs share no evaluation, and the last ones that they were watched by differ "
-            f"({', '.join(sorted(last))}): judge their final models alike with tandem eval"
+            f"({', '.join(sorted(last))}): watch them at the same last step, or compare them in a "
+                "study, which judges final models alike"
         )
     return [(last.pop(), "as watched, after the last step")]
 

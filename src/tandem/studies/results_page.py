@@ -49,8 +49,9 @@ from tandem.studies.tables import (
 
 PAGE = "README.md"
 _WATCHED = ("Accuracy", "Reverse KL")
-# Of a run's environment, what says nothing about the study: its own command, seed and session.
-_OWN = ("command", "seed", "resumed_at")
+# Of a run's environment, what says nothing about the study: its own command, seed and session, and
+# the build of the system's kernel.
+_OWN = ("command", "seed", "resumed_at", "platform")
 _BEATS = {"better": "beats", "worse": "does worse than"}
 
 
