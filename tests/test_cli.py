@@ -54,6 +54,13 @@ def test_help_imports_neither_torch_nor_transformers_nor_pydantic() -> None:
     assert done.stdout == "[]\n", done.stderr
 
 
+def test_the_list_of_commands_is_not_cut_at_80_columns() -> None:
+    out = CliRunner().invoke(app, ["--help"], terminal_width=80).stdout
+    listed = out.partition("Commands:")[2].splitlines()[1:]
+    assert {line.split()[0] for line in listed if line.strip()} == set(COMMANDS)
+    assert all(len(line) <= 80 and "..." not in line for line in listed)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command: str) -> None:
     code, out, _ = _run(command, "--help")

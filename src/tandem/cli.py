@@ -53,7 +53,7 @@ def train(
             commands.train(recipe, overrides or [], resume=resume)
 
 
-@app.command("eval")
+@app.command("eval", short_help="Measure a model's pass@1 on a task or on benchmarks.")
 def evaluate(
     model: Annotated[
         str,
@@ -107,7 +107,7 @@ def evaluate(
         )
 
 
-@app.command()
+@app.command(short_help="Run the missing cells of a study; write its tables.")
 def study(
     path: Annotated[str, typer.Argument(help="a study's file, or the name of one of tandem's own")],
     overrides: Annotated[
@@ -127,7 +127,7 @@ def study(
         studying.study(path, overrides or [], dry_run=dry_run, jobs=jobs)
 
 
-@app.command()
+@app.command(short_help="Compare runs: paired differences, corrected verdicts.")
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="folders of runs and of studies")],
     baseline: Annotated[
@@ -145,7 +145,7 @@ def compare(
         comparing.compare(runs, baseline=baseline, output=output)
 
 
-@app.command()
+@app.command(short_help="Distil the embedded student twice and compare (minutes).")
 def demo(
     overrides: Overrides = None,
     folder: Annotated[
@@ -198,7 +198,7 @@ def methods(
         commands.methods(markdown=markdown)
 
 
-@app.command()
+@app.command(short_help="Run the contract tests on a method.")
 def check(
     method: Annotated[str, typer.Argument(help="my_method.py:MyClass, or one of tandem's kinds")],
     fields: Annotated[
@@ -214,7 +214,7 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(short_help="How far does a prefix of each behaviour carry?")
 def probe(
     recipe: Recipe,
     overrides: Overrides = None,
@@ -233,7 +233,7 @@ def probe(
         print_probe(recipe, overrides or [], asked, output=output)
 
 
-@app.command()
+@app.command(short_help="Look at a run token by token, beside its teacher.")
 def diagnose(
     run: Annotated[Path, typer.Argument(help="a run's folder, as runs/demo-1/trb")],
     checkpoint: Annotated[str, typer.Option(help="final, best, stepN, or start")] = "final",
@@ -249,7 +249,7 @@ def diagnose(
         print_diagnosis(run, asked_of(checkpoint, problems, samples, split), output=output)
 
 
-@app.command()
+@app.command(short_help="Write one page about runs and studies, anew.")
 def report(
     folders: Annotated[
         list[Path], typer.Argument(help="folders of runs and of studies, as runs/demo-1/trb")

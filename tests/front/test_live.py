@@ -102,6 +102,17 @@ def test_a_roll_out_shows_its_tokens_while_no_response_has_ended() -> None:
     assert "tokens" not in text.getvalue()[text.getvalue().rindex("a run") :]
 
 
+def test_until_a_run_has_started_it_says_that_it_is_loading() -> None:
+    console, text = _console(terminal=True)
+    with view("a run", console) as listen:
+        pass
+    assert "loading" in text.getvalue() and "0/0" not in text.getvalue()
+    with view("a run", console) as listen:
+        listen(Started(Path("runs/x"), 0, 2))
+    last = text.getvalue()[text.getvalue().rindex("a run") :]
+    assert "0/2" in last and "loading" not in last
+
+
 def test_time_left_is_the_mean_step_times_the_steps_to_come() -> None:
     now = [100.0]
     state = State("x", now=lambda: now[0])

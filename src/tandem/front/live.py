@@ -185,12 +185,16 @@ class LiveView:
         bars.add_column(no_wrap=True, justify="right")
         bars.add_column(no_wrap=True)
         left = state.seconds_left()
-        bars.add_row(
-            Text("step", style="bold"),
-            ProgressBar(total=max(1, state.total_steps), completed=state.step, width=BAR_WIDTH),
-            f"{state.step}/{state.total_steps}",
-            Text(f"{duration(left)} left" if left else "", style="cyan"),
-        )
+        if state.total_steps:
+            bars.add_row(
+                Text("step", style="bold"),
+                ProgressBar(total=state.total_steps, completed=state.step, width=BAR_WIDTH),
+                f"{state.step}/{state.total_steps}",
+                Text(f"{duration(left)} left" if left else "", style="cyan"),
+            )
+        else:
+            # Models and data; how long they take nobody knows.
+            bars.add_row(Text("loading", style="bold"), ProgressBar(total=None, width=BAR_WIDTH))
         phase = state.phase
         if phase is not None:
             bars.add_row(

@@ -118,7 +118,7 @@ def _common_names(paths: Sequence[Path]) -> list[tuple[str, str]]:
         raise ValueError(
             f"the runs share no evaluation, and the last ones that they were watched by differ "
             f"({', '.join(sorted(last))}): watch them at the same last step, or compare them in a "
-                "study, which judges final models alike"
+            "study, which judges final models alike"
         )
     return [(last.pop(), "as watched, after the last step")]
 
