@@ -19,6 +19,8 @@ from tests.studies.test_tables import record
 from tandem.evaluation.record import write_record
 from tandem.front import studying
 from tandem.studies.grid import Study
+from tandem.studies.report_marks import wrapped
+from tandem.studies.report_tables import differences
 from tandem.studies.results_page import headline, results_files
 from tandem.studies.study_folder import CellEnd, cell_end, read_study, write_cell_end
 from tandem.studies.study_tables import study_tables
@@ -66,6 +68,21 @@ def test_every_table_and_picture_is_on_the_page_and_every_picture_is_a_file(
         root = ElementTree.fromstring(found[name])
         assert root.tag.endswith("svg")
         assert "fill: #ffffff" in found[name], "dark text needs paper of its own"
+
+
+def test_names_of_rows_are_wrapped_in_the_picture_of_differences(tmp_path: Path) -> None:
+    folder = read_study(written(tmp_path).folder)
+    table = next(table for table in study_tables(folder) if table.point is not None)
+    lines = [
+        replace(line, label=f"forward KL and guidance (number {i})")
+        for i, line in enumerate(table.lines)
+    ]
+    picture = differences(replace(table, lines=tuple(lines))).file()
+    compared = [i for i, line in enumerate(table.lines) if line.against is not None]
+    assert compared
+    for i in compared:
+        assert f"(number {i})" in picture, "what tells rows apart often stands last"
+    assert wrapped("a b " * 40, 10).splitlines() == ["a b a b a", "b a b a b…"]
 
 
 def test_the_first_line_says_what_is_shown_and_what_is_not(tmp_path: Path) -> None:

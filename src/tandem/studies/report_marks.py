@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from textwrap import wrap
 from typing import Literal
 
 from matplotlib import font_manager
@@ -91,6 +92,11 @@ def drawable(text: str) -> str:
     """`text` as far as the pictures' font has it; what it lacks becomes a box."""
     font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
     return "".join(c if font.get_char_index(ord(c)) else "□" for c in text)
+
+
+def wrapped(text: str, most: int) -> str:
+    """On two lines of at most so many characters; what does not fit is cut."""
+    return "\n".join(wrap(text, most, max_lines=2, placeholder="…"))
 
 
 def shortened(text: str, most: int) -> str:

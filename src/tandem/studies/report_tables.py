@@ -118,7 +118,7 @@ def differences(table: ResultTable) -> Picture:
             axes.hlines(place, 100 * corrected.low, 100 * corrected.high, color=colour, lw=1)
             axes.hlines(place, 100 * own.low, 100 * own.high, color=colour, lw=3, alpha=0.6)
             axes.plot([100 * own.mean], [place], "o", color=colour, markersize=5)
-        names = [marks.drawable(marks.shortened(label, _NAME)) for label, _ in compared]
+        names = [marks.wrapped(marks.drawable(label), _NAME) for label, _ in compared]
         axes.set_yticks(range(len(compared)), names)
         axes.set_ylim(len(compared) - 0.5, -0.5)
         axes.axvline(0, color="#1c2026", linewidth=0.8)
