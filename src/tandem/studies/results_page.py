@@ -193,10 +193,11 @@ def _times(study: StudyFolder) -> list[str]:
     meant = f"; a run was meant to take {limit:g} s at most" if limit is not None else ""
     over = sum(one > limit for one in seconds) if limit is not None else 0
     late = f", {over} took longer" if over else ""
-    median = seconds[len(seconds) // 2]
+    median, places = seconds[len(seconds) // 2], len(points(study.file))
+    at = f" at {places} points (the main table, and each value of an axis)" if places > 1 else ""
     return [
-        f"{len(points(study.file))} places, {len(ends)} different runs; those that were never "
-        f"interrupted took {sum(seconds) / 3600:.1f} hours in all. A run took {median:.0f} s "
+        f"{len(ends)} different runs{at}; those that were never interrupted took "
+        f"{sum(seconds) / 3600:.1f} hours in all. A run took {median:.0f} s "
         f"(median), {seconds[-1]:.0f} s at the most, with its judgement{meant}{late}."
     ]
 
