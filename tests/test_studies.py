@@ -24,7 +24,7 @@ from tandem.training.own_recipes import recipe_path
 
 EMBEDDED = ("trb_table", "tropd_ablation")
 # Asked after their results were seen.
-FOLLOW_UPS = ("trb_same_rate", "tropd_short_guidance")
+FOLLOW_UPS = ("trb_same_rate", "tropd_short_guidance", "tropd_constant_rate")
 TRB_ROWS = {"opd", "sft_warmup", "fixed_budget", "veto", "skd", "temperature", "trb"}
 # Seconds of a cell that let a study end within two hours on two cores.
 TWO_HOURS = 2 * 3600 * 2
@@ -113,10 +113,13 @@ def test_the_follow_up_differs_from_the_table_in_the_rate_alone() -> None:
         assert run == before
 
 
-def test_the_follow_up_on_guidance_differs_in_its_length_alone() -> None:
-    main, after = study("tropd_ablation"), study("tropd_short_guidance")
+@pytest.mark.parametrize("name", FOLLOW_UPS[1:])
+def test_a_follow_up_on_guidance_differs_in_one_thing(name: str) -> None:
+    main, after = study("tropd_ablation"), study(name)
+    constant = name == "tropd_constant_rate"
+    schedule = {"optimizer.schedule": "constant"} if constant else {}
     assert (after.file.set, after.file.judging, after.file.seeds) == (
-        main.file.set,
+        main.file.set | schedule,
         main.file.judging,
         main.file.seeds,
     )
@@ -125,11 +128,11 @@ def test_the_follow_up_on_guidance_differs_in_its_length_alone() -> None:
     assert len(cells) == 3 * 4 * 2
     for cell in cells:
         run, other = plain_data(cell.config), before[cell.row, cell.setting, cell.seed]
+        changes = [run["optimizer"].pop("schedule"), other["optimizer"].pop("schedule")]
+        assert changes == ["constant" if constant else "cosine", "cosine"]
         if cell.row == "forward_kl_guided":
-            assert (run["behaviour"].pop("horizon"), other["behaviour"].pop("horizon")) == (
-                15,
-                None,
-            )
+            changes = [run["behaviour"].pop("horizon"), other["behaviour"].pop("horizon")]
+            assert changes == [None if constant else 15, None]
         run["name"] = other["name"] = None
         assert run == other
 

@@ -11,6 +11,7 @@ from rollout_models import CLOCK, COSTS, Watched, generate, pair, ragged, tokens
 from tandem.behaviours import FixedBudgetBlend, Student
 from tandem.rollout import Engine, costs, engine, pace, session
 from tandem.rollout.costs import CostBook, measure_costs
+from tandem.rollout.graphs import repeated
 from tandem.rollout.pace import CostTable, Pace, expected_tokens, widest
 from tandem.rollout.session import Terms
 from tandem.rollout.tally import Tally
@@ -52,6 +53,14 @@ def test_auto_learns_from_what_was_judged() -> None:
     assert chosen("auto", dear, tally=Tally(tried=10_000, stayed=1_000)) == 1
 
 
+def test_few_judged_drafts_weigh_little_and_many_decide() -> None:
+    # Two drafts for 1.6 times the cost pay where more than six of ten stay.
+    near = CostTable((1,), (1, 2), ((1.0, 1.6),))
+    assert chosen("auto", near, left=2) == 2, "before anything was judged most are taken to stay"
+    assert chosen("auto", near, left=2, tally=Tally(tried=4, stayed=0)) == 2
+    assert chosen("auto", near, left=2, tally=Tally(tried=32, stayed=0)) == 1
+
+
 def test_auto_counts_what_each_response_can_still_take() -> None:
     # 1 + 0.2 · (g − 1) seconds, every draft stays: wider is better as long as the tokens are kept.
     sloped = CostTable((1, 8), (1, 8), ((1.0, 2.4), (1.0, 2.4)))
@@ -63,6 +72,8 @@ def test_auto_counts_what_each_response_can_still_take() -> None:
     assert width(8, 8, 8, 8) == 8 and width(99, 99, 99, 99) == 8
     assert width(2, 2, 2, 8) == 2, "8 + 3 · 2 tokens in 2.4 s are fewer than 4 · 2 in 1.2"
     assert width(7, 7, 7, 8) == 8, "not for one token"
+    assert width(6, 6, 6, 8) == 6, "26 tokens in 2.4 s are fewer than 24 in 2.0"
+    assert width(7, 7, 7, 7, 7, 8) == 6, "43 tokens in 2.4 s are fewer than 36 in 2.0"
     assert width(1, 1, 1, 1) == 1 and width(1) == 1
     # One pace meets changing numbers of rows.
     steep = Pace("auto", STEEP, row_bytes=1)
@@ -184,6 +195,53 @@ def test_short_rounds_are_timed_more_often_so_that_a_busy_moment_does_not_decide
     measure_costs([student, teacher], terms, slots=1, row_bytes=1, now=lambda: next(quick))
     shapes = [shape[:2] for shape in teacher.fed]
     assert {shapes.count(shape) for shape in shapes} == {10}, "nine at the most, after one"
+
+
+def test_widths_that_do_not_fit_are_not_tried_and_cost_in_proportion() -> None:
+    student, teacher = (Watched(s) for s in pair())
+    terms = Terms(BLEND, CLOCK, Sampling(12), 7, SignalSpec(), 0)
+    ticks = iter(t for n in range(10_000) for t in (100.0 * n, 100.0 * n + 1.0 + n % 2))
+    table = measure_costs(
+        [student, teacher],
+        terms,
+        slots=4,
+        row_bytes=pace.SCRATCH_BYTES // 8,
+        now=lambda: next(ticks),
+    )
+    # Eight drafts of one row fit, and two of four rows.
+    assert {shape[:2] for shape in teacher.fed} == {(1, 1), (1, 2), (1, 4), (1, 8), (4, 1), (4, 2)}
+    assert table.seconds[1] == (1.0, 2.0, 4.0, 8.0)
+
+
+def test_every_timed_round_has_all_its_rows_and_fixed_shapes_are_timed_more_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    live: list[tuple[int, int, int]] = []
+    right = session.Session.round
+
+    def watched(self: session.Session, width: int) -> None:
+        live.append((self.slots, len(self.rows), self.limit))
+        right(self, width)
+
+    monkeypatch.setattr(session.Session, "round", watched)
+    terms = Terms(BLEND, CLOCK, Sampling(12), 7, SignalSpec(), 0)
+    counts = {}
+    for name, runner in (("plain", None), ("replayed", repeated)):
+        student, teacher = (Watched(s) for s in pair())
+        ticks = iter(float(n) for n in range(10_000))
+        measure_costs(
+            [student, teacher],
+            terms,
+            slots=4,
+            row_bytes=1,
+            runner=lambda r=runner: r,
+            now=lambda t=ticks: next(t),
+        )
+        counts[name] = len(live)
+        assert all(slots == rows and limit <= 12 for slots, rows, limit in live)
+        live.clear()
+    # Two numbers of rows by four widths: 1 + 3 rounds each, and 1 + 5.
+    assert counts == {"plain": 2 * 4 * 4, "replayed": 2 * 4 * 6}
 
 
 def test_measuring_leaves_the_responses_alone() -> None:

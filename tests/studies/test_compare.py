@@ -248,7 +248,7 @@ def test_what_was_expected_comes_first_and_is_corrected_over_all_of_it(tmp_path:
     assert p == [pytest.approx(p[0])] * 3
     assert [one.holm_p for one in against if one is not None] == [pytest.approx(3 * p[0])] * 3
     assert found.notes[-1] == (
-        "Declared before any run: 1. blending helps: trb over vanilla OPD, final model. "
+        "Declared before this study's runs: 1. blending helps: trb over vanilla OPD, final model. "
         "2. the best <is> better: trb over vanilla OPD, selected model. "
         "3. turned: vanilla OPD over trb, final model."
     )

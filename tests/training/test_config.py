@@ -96,6 +96,18 @@ def test_text_that_is_no_yaml_says_where(tmp_path: Path) -> None:
         ValueError, match=r"broken\.yaml is not valid YAML: line 2, column 1: expected the node"
     ):
         load_config(path)
+    # Where the mistake is, and not where the list began.
+    path.write_text("seed: 1\nname: [1, 2\nbase: 3\n")
+    with pytest.raises(ValueError, match=r"not valid YAML: line 3, column 5: expected ',' or ']'"):
+        load_config(path)
+    for text, said in (
+        ("name: 2026-02-30", "day is out of range for month"),
+        ("name: !!timestamp x", "a value is not what its tag says"),
+        ("- " * 3000, "its groups are nested too deeply"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=rf"broken\.yaml is not valid YAML: {said}$"):
+            load_config(path)
     path.write_text("name: a\x00b\n")
     with pytest.raises(ValueError, match=r"broken\.yaml is not valid YAML: unacceptable charact"):
         load_config(path)
@@ -119,6 +131,17 @@ def test_text_that_is_no_yaml_says_where(tmp_path: Path) -> None:
         ),
         ("optimiser.lr=1", "unknown key 'optimiser' in .*; did you mean 'optimizer'?"),
         ("steps=5", "unknown key 'steps' in override 'steps=5'; did you mean 'training.steps'\\?$"),
+        ("budget=1", "unknown key 'budget' in .*; did you mean 'behaviour.budget'\\?$"),
+        (
+            "warmup_steps=3",
+            "unknown key 'warmup_steps' in .*; did you mean 'behaviour.warmup_steps' or "
+            "'optimizer.warmup_steps'\\?$",
+        ),
+        ("operands=2", "unknown key 'operands' in .*; did you mean 'task.operands'\\?$"),
+        # Of a phase, which is an item of a list: phases.until_step would be refused in turn.
+        ("until_step=3", "unknown key 'until_step' in .*; known are "),
+        ("path=x", "unknown key 'path' in .*; did you mean 'student.path' or 'teacher.path'"),
+        ("seed=2026-02-30", "the value of override 'seed=2026-02-30' is not valid YAML: day is"),
         ("end_ids=[1]", "unknown key 'end_ids' in .*; did you mean 'student.end_ids' or 'teacher."),
         ("slot=3", "unknown key 'slot' in .*; known are "),
         ("behaviour.budgte=1", "unknown key 'behaviour.budgte' in .*; did you mean 'budget'?"),

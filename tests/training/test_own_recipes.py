@@ -35,3 +35,7 @@ def test_an_unknown_recipe_is_refused_with_the_nearest_name() -> None:
         recipe_path("arithmetc.yaml")
     with pytest.raises(ValueError, match=r"no recipe 'zzz'.*ours are arithmetic, "):
         recipe_path("zzz")
+    with pytest.raises(ValueError, match=r"did you mean 'papers/trb/0\.6b_from_4b_skd'\?$"):
+        recipe_path("recipes/0.6b_from_4b_skdd.yaml")
+    with pytest.raises(ValueError, match=r"^no recipe 'xxxx"):
+        recipe_path("x" * 300)

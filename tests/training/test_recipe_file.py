@@ -93,12 +93,25 @@ def test_recipes_that_extend_each_other_are_refused(base: None) -> None:
     with pytest.raises(ValueError) as raised:
         read_recipe("a.yaml")
     assert str(raised.value) == (
-        "c.yaml extends './a.yaml', which extends c.yaml in turn: leave one of them out"
+        "recipes extend each other in a circle, a.yaml → b.yaml → c.yaml → ./a.yaml: leave one of "
+        "those lines out"
     )
+    write("d.yaml", {"extends": "a.yaml"})
+    Path("linked.yaml").symlink_to("b.yaml")
+    write("c.yaml", {"extends": "linked.yaml"})
+    with pytest.raises(ValueError, match=r"in a circle, b\.yaml → c\.yaml → linked\.yaml: leave"):
+        read_recipe("d.yaml")
     write("a.yaml", {"extends": "a.yaml"})
     with pytest.raises(ValueError) as raised:
         read_recipe("a.yaml")
     assert str(raised.value) == "a.yaml extends itself: leave that line out"
+    write("arithmetic.yaml", {"extends": "arithmetic.yaml"})
+    with pytest.raises(ValueError) as raised:
+        read_recipe("arithmetic.yaml")
+    assert str(raised.value) == (
+        "arithmetic.yaml extends itself: leave that line out, or write 'arithmetic', which is "
+        "tandem's own"
+    )
 
 
 def test_a_base_that_is_not_there_or_no_path_is_refused(base: None) -> None:
@@ -112,6 +125,12 @@ def test_a_base_that_is_not_there_or_no_path_is_refused(base: None) -> None:
     write("a/own.yaml", {"extends": "arithmetc"})
     with pytest.raises(ValueError, match=r"tandem's own; did you mean 'arithmetic'\?$"):
         read_recipe("a/own.yaml")
+    # A folder is no recipe, and a name longer than names can be is none either.
+    Path("a/folder.yaml").mkdir()
+    for name in ("folder.yaml", "", "x" * 300):
+        write("a/own.yaml", {"extends": name})
+        with pytest.raises(ValueError, match=r"which is neither a file in its folder nor one of"):
+            read_recipe("a/own.yaml")
     write("own.yaml", {"extends": ["base.yaml"]})
     with pytest.raises(ValueError) as raised:
         read_recipe("own.yaml")
@@ -122,6 +141,9 @@ def test_a_base_that_is_not_there_or_no_path_is_refused(base: None) -> None:
 
 def test_a_recipe_of_ours_is_extended_by_its_name_from_any_folder(base: None) -> None:
     ours = read_recipe(own_recipes()["arithmetic"]).data
+    paper = "papers/trb/0.6b_from_4b_trb"
+    write("a/own.yaml", {"extends": paper})
+    assert read_recipe("a/own.yaml").data == read_recipe(own_recipes()[paper]).data
     for name in ("arithmetic", "arithmetic.yaml", "recipes/arithmetic.yaml"):
         write("a/own.yaml", {"extends": name, "name": "own"})
         assert read_recipe("a/own.yaml").data == ours | {"name": "own"}

@@ -105,7 +105,7 @@ def hypothesis_grid(
         *("expected", "rows", "model", "difference, points [95 %]", "corrected"),
         *("detectable", "verdict"),
     )
-    return (header, rows), found[0].notes if found else ("Declared before any run.",)
+    return (header, rows), found[0].notes if found else ("Declared before this study's runs.",)
 
 
 def declared(study: StudyFolder, *, target: Path) -> Iterator[str]:

@@ -90,7 +90,9 @@ def _hypotheses(study: StudyFolder) -> ResultTable | None:
         for number, one in enumerate(study.file.hypotheses, start=1)
     ]
     title = f"{study.file.name}, what was expected"
-    return tested(title, rows, pairs, notes=["Declared before any run: " + " ".join(said)])
+    return tested(
+        title, rows, pairs, notes=["Declared before this study's runs: " + " ".join(said)]
+    )
 
 
 def _scored(

@@ -142,17 +142,23 @@ def _within(place: str, name: str) -> str:
 
 def _hint(word: str, cls: type[Settings]) -> str:
     """What an unknown key may have meant: one that a section of `cls` has, or the nearest here."""
-    held = [
-        f"{name}.{word}"
-        for name, field in cls.model_fields.items()
-        for section in (field.annotation, *get_args(field.annotation))
-        if isinstance(section, type)
-        and issubclass(section, Settings)
-        and word in section.model_fields
-    ]
+    fields = cls.model_fields.items()
+    held = [f"{name}.{word}" for name, field in fields if word in _keys_of(field.annotation)]
     if held:
         return f"did you mean {' or '.join(map(repr, held))}?"
     return _near(word, list(cls.model_fields))
+
+
+def _keys_of(annotation: Any) -> set[str]:
+    """The keys of a section; of a component, those of all its kinds. Lists and groups by name have
+    keys of their own in between."""
+    if annotation in UNIONS:
+        return {key for made in kinds(UNIONS[annotation]).values() for key in made.model_fields}
+    if get_origin(annotation) in (Union, UnionType):
+        return {key for part in get_args(annotation) for key in _keys_of(part)}
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        return set(annotation.model_fields)
+    return set()
 
 
 def _near(word: str, known: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from os.path import isfile
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -39,7 +40,8 @@ def recipe_path(name: str) -> Path:
 
 def find_recipe(name: str, folder: Path) -> Path | None:
     """What `name` means in that folder; None where it means nothing."""
-    if (folder / name).is_file():
+    # Not Path.is_file, which raises where a name is longer than names can be.
+    if isfile(folder / name):
         return folder / name
     return own_recipes().get(_bare(name))
 

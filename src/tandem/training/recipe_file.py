@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from tandem.training.own_recipes import find_recipe, nearest
+from tandem.training.own_recipes import find_recipe, nearest, own_recipes
 
 # Sections that choose a class by `kind`; written as that word alone where it needs nothing else.
 COMPONENTS = ("task", "behaviour", "objective")
@@ -74,34 +74,56 @@ def _read(path: Path, *, above: tuple[Path, ...]) -> Recipe:
             f"{path} extends {named!r}, which is neither a file in its folder nor one of tandem's "
             f"own; {nearest(named)}"
         )
+    chain = (*above, path)
+    circle = [recipe.resolve() for recipe in chain]
     if below.resolve() == path.resolve():
-        raise ValueError(f"{path} extends itself: leave that line out")
-    if below.resolve() in [recipe.resolve() for recipe in above]:
+        raise ValueError(f"{path} extends itself: leave that line out{_or_ours(named)}")
+    if below.resolve() in circle:
+        round_about = " → ".join(map(str, (*chain[circle.index(below.resolve()) :], named)))
         raise ValueError(
-            f"{path} extends {named!r}, which extends {path} in turn: leave one of them out"
+            f"recipes extend each other in a circle, {round_about}: leave one of those lines out"
         )
-    base = _read(below, above=(*above, path))
+    base = _read(below, above=chain)
     data, places = base.data, {p: base.source.of(p) for p in _places(base.data)}
     _merge(data, own, places, by=str(path))
     return Recipe(data, Source(str(path), places, (*source.folders, *base.source.folders)))
+
+
+def _or_ours(named: str) -> str:
+    """The end of a sentence to whoever meant our recipe and wrote the name of their own file."""
+    ours = named.removesuffix(".yaml")
+    return f", or write {ours!r}, which is tandem's own" if ours in own_recipes() else ""
 
 
 def _parse_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"no recipe {str(path)!r}; give the path of a YAML file")
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
-        raise ValueError(f"{path} is not valid YAML: {where}{error.problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        data = _parse_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from None
     if data is None:
         raise ValueError(f"{path} is empty, but a recipe is a group of keys")
     if not isinstance(data, dict):
         raise ValueError(f"{path} holds {type(data).__name__}, but a recipe is a group of keys")
     return data
+
+
+def _parse_yaml(text: str) -> Any:
+    """Plain data. Raises ValueError that says where the text is wrong and how."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
+        raise ValueError(f"{where}{error.problem}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    except (AttributeError, TypeError):
+        # A tag on what it cannot be: `!!timestamp x`.
+        raise ValueError("a value is not what its tag says") from None
+    except RecursionError:
+        raise ValueError("its groups are nested too deeply") from None
 
 
 def _places(data: Mapping[str, Any], within: str = "") -> Iterator[str]:
@@ -196,9 +218,9 @@ def _parse(text: str) -> _Override:
     if not equals or not all(keys):
         raise ValueError(f"override {text!r} is not of the form section.key=value")
     try:
-        return _Override(text, keys, yaml.safe_load(value))
-    except yaml.YAMLError:
-        raise ValueError(f"the value of override {text!r} is not valid YAML") from None
+        return _Override(text, keys, _parse_yaml(value))
+    except ValueError as error:
+        raise ValueError(f"the value of override {text!r} is not valid YAML: {error}") from None
 
 
 def _in_order(overrides: list[_Override]) -> list[_Override]:
