@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,22 @@ def test_another_model_or_other_settings_are_refused(
         run(tmp_path, asked, other.asking(identity=identity))
     assert sentence in str(caught.value) and "\n" not in str(caught.value)
     assert other.asked == [] and (tmp_path / GENERATIONS).read_bytes() == before
+
+
+def test_a_run_that_left_no_answer_does_not_stand_in_the_way_of_another(tmp_path: Path) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise ValueError("can never fit")
+
+    with pytest.raises(ValueError, match="can never fit"):
+        run(tmp_path, suite(), replace(Oracle().asking(), generate=refused))
+    other = Oracle()
+    run(tmp_path, suite(max_new_tokens=9), other.asking())
+    assert other.asked
+    with pytest.raises(ValueError, match=r"another max_new_tokens \(9; now 64\)"):
+        run(tmp_path, suite(), Oracle().asking())
+    # Half a line is no answer.
+    (tmp_path / GENERATIONS).write_bytes(b'{"problem": "x"')
+    run(tmp_path, suite(), Oracle().asking())
 
 
 def test_grading_settings_are_not_part_of_an_answer(tmp_path: Path) -> None:

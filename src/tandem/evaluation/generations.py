@@ -96,14 +96,15 @@ def write_whole(path: Path, data: Mapping[str, Any]) -> None:
 
 def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
     path = folder / IDENTITY
-    if not path.is_file():
-        if (folder / GENERATIONS).is_file():
-            raise ValueError(
-                f"{folder} holds answers but no {IDENTITY}, so it is not known whose they are; "
-                "give another --output"
-            )
+    if not _whole_lines(folder / GENERATIONS):
+        # Nothing to mix with: whoever began here was refused, or stopped before the first answer.
         write_whole(path, identity)
         return
+    if not path.is_file():
+        raise ValueError(
+            f"{folder} holds answers but no {IDENTITY}, so it is not known whose they are; "
+            "give another --output"
+        )
     # Through JSON, as what is compared with went: tuples come back as lists.
     old, new = json.loads(path.read_bytes()), json.loads(json.dumps(identity))
     for name in dict.fromkeys([*new, *old]):
