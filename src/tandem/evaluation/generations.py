@@ -96,7 +96,7 @@ def write_whole(path: Path, data: Mapping[str, Any]) -> None:
 
 def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
     path = folder / IDENTITY
-    if not _whole_lines(folder / GENERATIONS):
+    if not _holds_an_answer(folder / GENERATIONS):
         # Nothing to mix with: whoever began here was refused, or stopped before the first answer.
         write_whole(path, identity)
         return
@@ -113,6 +113,14 @@ def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
                 f"{folder} holds answers of another {name} ({_short(old.get(name))}; now "
                 f"{_short(new.get(name))}); give another --output, or delete that folder"
             )
+
+
+def _holds_an_answer(path: Path) -> bool:
+    """Whether a first line is finished; nothing is mended in a folder that may be another's."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.readline().endswith(b"\n")
 
 
 def _short(value: Any) -> str:

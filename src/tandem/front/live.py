@@ -27,9 +27,8 @@ from tandem.training.events import (
     StepDone,
 )
 
+# Off a terminal, steps faster than this share a line.
 SECONDS_BETWEEN_LINES = 5.0
-"""Off a terminal, steps faster than this share a line."""
-
 BAR_WIDTH = 30
 
 
@@ -192,8 +191,7 @@ class LiveView:
                 f"{state.step}/{state.total_steps}",
                 Text(f"{duration(left)} left" if left else "", style="cyan"),
             )
-        else:
-            # Models and data; how long they take nobody knows.
+        else:  # models and data: how long they take nobody knows
             bars.add_row(Text("loading", style="bold"), ProgressBar(total=None, width=BAR_WIDTH))
         phase = state.phase
         if phase is not None:

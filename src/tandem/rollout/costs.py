@@ -79,7 +79,9 @@ def measure_costs(
 
     def line(live: int) -> tuple[float, ...]:
         fits = [width for width in WIDTHS if width <= fitting(live, row_bytes)]
-        sessions = [_opened(speakers, terms, live, width, runner()) for width in fits]
+        # One runner for all: graphs of other widths have other keys, and share its memory.
+        shared = runner()
+        sessions = [_opened(speakers, terms, live, width, shared) for width in fits]
         found = _quickest(sessions, fits, now)
         for width in WIDTHS[len(fits) :]:
             # Never chosen; only there so that there is something to interpolate towards.

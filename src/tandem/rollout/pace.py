@@ -75,7 +75,7 @@ class Pace:
             settled += sum(expected_tokens(stays, min(width, n)) for n in short)
             return settled / seconds[column]
 
-        columns = [i for i, width in enumerate(WIDTHS) if width <= fits] or [0]
+        columns = [i for i, width in enumerate(WIDTHS) if width <= fits]
         return WIDTHS[max(columns, key=speed)]
 
     def _seconds_of(self, rows: int) -> list[float]:
